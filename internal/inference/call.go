@@ -1,0 +1,79 @@
+package inference
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+)
+
+// Field is one header field. Names are compared without regard to case and sent as given.
+type Field struct{ Name, Value string }
+
+// Call is one request on its way to an instance. Do keeps nothing of it after it returns.
+type Call struct {
+	ID       string // x-request-id, a UUID that the front door made
+	ClientID string // x-ms-client-request-id, or empty
+	Method   string
+	Path     string  // path at the instance, "/score"
+	Query    string  // raw, without '?'
+	Header   []Field // end to end; no credentials, no hop-by-hop fields
+	Body     []byte
+	Deadline time.Time
+}
+
+// Answer is what an instance said. Body must be closed; reading it to the end (or closing it) gives the slot
+// back. Header holds end-to-end fields only.
+type Answer struct {
+	Status        int
+	Header        []Field
+	ContentLength int64 // -1: unknown, a stream
+	Body          io.ReadCloser
+}
+
+// Get gives the first value of a header field, or "".
+func (a *Answer) Get(name string) string {
+	for _, f := range a.Header {
+		if equalFold(f.Name, name) {
+			return f.Value
+		}
+	}
+	return ""
+}
+
+// Why an instance gave no answer.
+var (
+	// ErrDeadline: the deadline passed. The work was withdrawn or canceled; the slot stays busy until it stops.
+	ErrDeadline = errors.New("deadline exceeded")
+	// ErrClosed: the instance is draining or gone, and had not started the request. Safe to send elsewhere.
+	ErrClosed = errors.New("instance is closed")
+)
+
+// LostError: the worker died, or broke the protocol, while it executed this request. Whether the work was done
+// is unknown, so it must not be sent again unasked.
+type LostError struct {
+	Instance string
+	Cause    string // for the caller: "the worker was killed (signal 9) while it executed this request"
+}
+
+// Error gives the cause.
+func (e *LostError) Error() string { return fmt.Sprintf("instance %s: %s", e.Instance, e.Cause) }
+
+// Upstream is an instance that can be called.
+type Upstream interface {
+	Do(ctx context.Context, call *Call) (*Answer, error)
+}
+
+func equalFold(a, b string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range len(a) {
+		x, y := a[i], b[i]
+		if x|0x20 != y|0x20 || x != y && (x|0x20 < 'a' || x|0x20 > 'z') {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,38 @@
+package online
+
+// AssetSpec is one version of a model, code or environment. A version is immutable once registered, except for
+// its description, tags and the archived mark. Fields that a kind does not have stay empty.
+type AssetSpec struct {
+	Description string            `json:"description,omitempty"`
+	Tags        map[string]string `json:"tags,omitempty"`
+	Properties  map[string]string `json:"properties,omitempty"`
+	IsAnonymous bool              `json:"isAnonymous"`
+	IsArchived  bool              `json:"isArchived"`
+
+	// Models, codes and data: the bytes. Digest is the server's own over the content store's tree; URI is what
+	// the client gave and is only shown.
+	URI    string `json:"uri,omitempty"`
+	Digest string `json:"digest,omitempty"`
+	// Path is the name of the file or folder that AZUREML_MODEL_DIR holds (a folder's name is kept).
+	Path     string `json:"path,omitempty"`
+	IsFile   bool   `json:"isFile,omitempty"`
+	DataType string `json:"dataType,omitempty"` // models: custom_model | mlflow_model | triton_model; data: uri_file | uri_folder | mltable
+
+	Environment *EnvironmentSpec `json:"environment,omitempty"`
+}
+
+// EnvironmentSpec says what Python (or container) an instance runs in.
+type EnvironmentSpec struct {
+	Image        string `json:"image,omitempty"`        // recorded; the local engine runs CondaFile or Requirements without a container
+	CondaFile    string `json:"condaFile,omitempty"`    // YAML text
+	Requirements string `json:"requirements,omitempty"` // pip requirements text
+	OSType       string `json:"osType,omitempty"`
+	Curated      string `json:"curated,omitempty"` // name of a curated environment that ships with Portico
+}
+
+// WorkspaceSpec is a workspace: a place for endpoints and assets with one location.
+type WorkspaceSpec struct {
+	Location    string            `json:"location"`
+	Description string            `json:"description,omitempty"`
+	Tags        map[string]string `json:"tags,omitempty"`
+}

@@ -1,0 +1,285 @@
+package online
+
+import (
+	"path"
+	"strings"
+	"time"
+)
+
+// DeploymentSpec is what a person wishes of a deployment: which model, code and environment, on how many
+// instances of which type, and how requests and probes behave.
+type DeploymentSpec struct {
+	Location             string            `json:"location,omitempty"`
+	Description          string            `json:"description,omitempty"`
+	Tags                 map[string]string `json:"tags,omitempty"`
+	Properties           map[string]string `json:"properties,omitempty"`
+	EndpointComputeType  string            `json:"endpointComputeType"` // Managed
+	InstanceType         string            `json:"instanceType"`
+	InstanceCount        int               `json:"instanceCount"` // sku.capacity on the wire
+	Model                *AssetRef         `json:"model,omitempty"`
+	Code                 *AssetRef         `json:"code,omitempty"`
+	ScoringScript        string            `json:"scoringScript,omitempty"` // slash-separated, relative to the code
+	Environment          *AssetRef         `json:"environment,omitempty"`
+	EnvironmentVariables map[string]Secret `json:"-"` // sealed beside the spec, see store.Record.Secrets
+	ModelMountPath       string            `json:"modelMountPath,omitempty"`
+	AppInsightsEnabled   bool              `json:"appInsightsEnabled"`
+	EgressPublicAccess   string            `json:"egressPublicNetworkAccess"` // Enabled | Disabled
+	Request              RequestSettings   `json:"requestSettings"`
+	Liveness             Probe             `json:"livenessProbe"`
+	Readiness            Probe             `json:"readinessProbe"`
+	Startup              *Probe            `json:"startupProbe,omitempty"`
+	Scale                ScaleSettings     `json:"scaleSettings"`
+	DataCollector        *DataCollector    `json:"dataCollector,omitempty"`
+}
+
+// AssetRef names one version of a registered asset. Control resolves labels (@latest) and names before it
+// stores a spec, so a stored reference always has all parts.
+type AssetRef struct {
+	Workspace WorkspaceID `json:"workspace"`
+	Kind      Kind        `json:"kind"`
+	Name      string      `json:"name"`
+	Version   string      `json:"version"`
+}
+
+// ID is the asset version's resource id.
+func (r AssetRef) ID() ID { return r.Workspace.Asset(r.Kind, r.Name, r.Version) }
+
+// RequestSettings bound the requests of one deployment.
+type RequestSettings struct {
+	Timeout       time.Duration `json:"timeout"`       // from arrival to last byte, queueing included; 408 after it
+	MaxConcurrent int           `json:"maxConcurrent"` // executing or handed to an instance, per instance
+	MaxQueueWait  time.Duration `json:"maxQueueWait"`  // deprecated by Azure; kept and shown, Timeout decides
+}
+
+// Bounds and defaults of request settings (reference-yaml-deployment-managed-online, how-to-manage-quotas).
+const (
+	DefaultRequestTimeout = 5 * time.Second
+	MaxRequestTimeout     = 180 * time.Second
+	DefaultMaxConcurrent  = 1
+	MaxMaxConcurrent      = 10000
+	DefaultMaxQueueWait   = 500 * time.Millisecond
+	MaxInstances          = 50
+	MaxDeployments        = 20  // behind one endpoint
+	MaxEndpoints          = 100 // in one subscription
+)
+
+// PendingLimit is how many requests of a deployment may be in flight at once: half execute, half queue.
+func (r RequestSettings) PendingLimit(instances int) int {
+	return 2 * r.MaxConcurrent * max(instances, 1)
+}
+
+// Probe says how an instance's health is judged.
+type Probe struct {
+	InitialDelay     time.Duration `json:"initialDelay"`
+	Period           time.Duration `json:"period"`
+	Timeout          time.Duration `json:"timeout"`
+	SuccessThreshold int           `json:"successThreshold"`
+	FailureThreshold int           `json:"failureThreshold"`
+}
+
+// DefaultProbe is Azure's.
+func DefaultProbe() Probe {
+	return Probe{InitialDelay: 10 * time.Second, Period: 10 * time.Second, Timeout: 2 * time.Second, SuccessThreshold: 1, FailureThreshold: 30}
+}
+
+// ScaleSettings choose between a fixed count and automatic scaling.
+type ScaleSettings struct {
+	Type              string        `json:"type"` // Default | TargetUtilization
+	MinInstances      int           `json:"minInstances,omitempty"`
+	MaxInstances      int           `json:"maxInstances,omitempty"`
+	TargetUtilization int           `json:"targetUtilization,omitempty"` // percent
+	PollingInterval   time.Duration `json:"pollingInterval,omitempty"`
+}
+
+// DataCollector asks for requests and answers to be kept. Nothing acts on it yet.
+type DataCollector struct {
+	Enabled      []string `json:"enabled,omitempty"` // names of the enabled collections
+	SamplingRate float64  `json:"samplingRate"`
+	RollingRate  string   `json:"rollingRate"`
+}
+
+// DeploymentStatus is what is. Only reconcile writes it.
+type DeploymentStatus struct {
+	ObservedGeneration int64             `json:"observedGeneration"` // the newest spec that was brought to an end
+	State              ProvisioningState `json:"state"`              // Succeeded | Failed of ObservedGeneration
+	Error              *Error            `json:"error,omitempty"`
+	Current            *SetStatus        `json:"current,omitempty"` // the set that serves
+	Target             *SetStatus        `json:"target,omitempty"`  // the set that is being brought up
+	Stages             []Stage           `json:"stages,omitempty"`  // progress of the newest change
+	Instances          []InstanceStatus  `json:"instances,omitempty"`
+}
+
+// SetStatus names an instance set and says which template it runs.
+type SetStatus struct {
+	ID         string    `json:"id"`
+	Generation int64     `json:"generation"` // of the spec that it was made from
+	Template   string    `json:"template"`   // digest of everything in the spec that an instance can see
+	Count      int       `json:"count"`      // asked of the engine
+	Since      time.Time `json:"since"`
+}
+
+// InstanceStatus is an instance as people see it.
+type InstanceStatus struct {
+	ID         string        `json:"id"`
+	Generation int64         `json:"generation"`
+	State      InstanceState `json:"state"`
+	Restarts   int           `json:"restarts"`
+	Reason     string        `json:"reason,omitempty"`
+}
+
+// InstanceState is the life of one instance.
+type InstanceState string
+
+// The states of an instance, in the usual order.
+const (
+	InstancePending  InstanceState = "Pending"  // wanted, not yet started, or waiting out a restart's back-off
+	InstanceStarting InstanceState = "Starting" // runs, init has not returned
+	InstanceReady    InstanceState = "Ready"    // may be called
+	InstanceUnready  InstanceState = "Unready"  // runs, but its probes fail
+	InstanceDraining InstanceState = "Draining" // finishes what it has
+	InstanceStopped  InstanceState = "Stopped"  // gone for good
+)
+
+// Default fills in what Azure's service fills in.
+func (s *DeploymentSpec) Default() {
+	if s.EndpointComputeType == "" {
+		s.EndpointComputeType = "Managed"
+	}
+	if s.InstanceCount == 0 {
+		s.InstanceCount = 1
+	}
+	if s.EgressPublicAccess == "" {
+		s.EgressPublicAccess = "Enabled"
+	}
+	if s.Request.Timeout == 0 {
+		s.Request.Timeout = DefaultRequestTimeout
+	}
+	if s.Request.MaxConcurrent == 0 {
+		s.Request.MaxConcurrent = DefaultMaxConcurrent
+	}
+	s.Liveness.fill()
+	s.Readiness.fill()
+	if s.Startup != nil {
+		s.Startup.fill()
+	}
+	if s.Scale.Type == "" {
+		s.Scale.Type = "Default"
+	}
+}
+
+func (p *Probe) fill() {
+	d := DefaultProbe()
+	if p.InitialDelay == 0 {
+		p.InitialDelay = d.InitialDelay
+	}
+	if p.Period == 0 {
+		p.Period = d.Period
+	}
+	if p.Timeout == 0 {
+		p.Timeout = d.Timeout
+	}
+	if p.SuccessThreshold == 0 {
+		p.SuccessThreshold = d.SuccessThreshold
+	}
+	if p.FailureThreshold == 0 {
+		p.FailureThreshold = d.FailureThreshold
+	}
+}
+
+// Validate checks the spec after Default. Every fault is reported with the wire path of its field. types is
+// the catalogue in force, with what the machine can offer.
+func (s *DeploymentSpec) Validate(types Catalogue) []*Error {
+	var faults []*Error
+	add := func(code Code, target, format string, args ...any) {
+		faults = append(faults, Errorf(code, target, format, args...))
+	}
+	switch s.EndpointComputeType {
+	case "Managed":
+	case "Kubernetes", "AzureMLCompute":
+		add(CodeNotImplemented, "properties.endpointComputeType", "endpointComputeType %s is not implemented; use Managed", s.EndpointComputeType)
+	default:
+		add(CodeBadArgument, "properties.endpointComputeType", "endpointComputeType %.40q is not one of Managed, Kubernetes, AzureMLCompute", s.EndpointComputeType)
+	}
+	if err := types.Check(s.InstanceType); err != nil {
+		faults = append(faults, err)
+	}
+	if s.InstanceCount < 0 || s.InstanceCount > MaxInstances {
+		add(CodeBadArgument, "sku.capacity", "instance count %d is not between 1 and %d", s.InstanceCount, MaxInstances)
+	}
+	if s.ScoringScript != "" {
+		if clean := path.Clean(s.ScoringScript); path.IsAbs(clean) || clean == ".." || strings.HasPrefix(clean, "../") || strings.ContainsAny(s.ScoringScript, "\x00\\") {
+			add(CodeBadArgument, "properties.codeConfiguration.scoringScript", "scoring script %.80q must be a relative path inside the code", s.ScoringScript)
+		}
+	}
+	if s.Code != nil && s.ScoringScript == "" {
+		add(CodeBadArgument, "properties.codeConfiguration.scoringScript", "a scoring script is required with code")
+	}
+	if s.Code == nil {
+		add(CodeNotImplemented, "properties.codeConfiguration", "a deployment without code (MLflow, Triton or a custom container) is not implemented yet; give code_configuration with a scoring script")
+	}
+	if s.Code != nil && s.Environment == nil {
+		add(CodeBadArgument, "properties.environmentId", "an environment is required with a scoring script")
+	}
+	if s.Request.Timeout < time.Millisecond || s.Request.Timeout > MaxRequestTimeout {
+		add(CodeBadArgument, "properties.requestSettings.requestTimeout", "request timeout %s is not between 1ms and %s", s.Request.Timeout, MaxRequestTimeout)
+	}
+	if s.Request.MaxConcurrent < 1 || s.Request.MaxConcurrent > MaxMaxConcurrent {
+		add(CodeBadArgument, "properties.requestSettings.maxConcurrentRequestsPerInstance", "max concurrent requests per instance %d is not between 1 and %d", s.Request.MaxConcurrent, MaxMaxConcurrent)
+	}
+	if s.Request.MaxQueueWait < 0 || s.Request.MaxQueueWait > MaxRequestTimeout {
+		add(CodeBadArgument, "properties.requestSettings.maxQueueWait", "max queue wait %s is not between 0s and %s", s.Request.MaxQueueWait, MaxRequestTimeout)
+	}
+	faults = append(faults, s.Liveness.validate("properties.livenessProbe", true)...)
+	faults = append(faults, s.Readiness.validate("properties.readinessProbe", false)...)
+	if s.Startup != nil {
+		faults = append(faults, s.Startup.validate("properties.startupProbe", true)...)
+	}
+	switch s.Scale.Type {
+	case "Default":
+	case "TargetUtilization":
+		add(CodeNotImplemented, "properties.scaleSettings.scaleType", "scaleType TargetUtilization is not implemented yet; use Default and set the instance count")
+	default:
+		add(CodeBadArgument, "properties.scaleSettings.scaleType", "scaleType %.40q is not one of Default, TargetUtilization", s.Scale.Type)
+	}
+	switch s.EgressPublicAccess {
+	case "Enabled":
+	case "Disabled":
+		add(CodeNotImplemented, "properties.egressPublicNetworkAccess", "egressPublicNetworkAccess Disabled is not implemented yet; use Enabled")
+	default:
+		add(CodeBadArgument, "properties.egressPublicNetworkAccess", "egressPublicNetworkAccess %.40q is not one of Enabled, Disabled", s.EgressPublicAccess)
+	}
+	if s.ModelMountPath != "" {
+		add(CodeNotImplemented, "properties.modelMountPath", "modelMountPath is for custom containers, which are not implemented yet; leave it out")
+	}
+	if s.AppInsightsEnabled {
+		add(CodeNotImplemented, "properties.appInsightsEnabled", "appInsightsEnabled is not implemented yet; leave it false")
+	}
+	if s.DataCollector != nil && len(s.DataCollector.Enabled) > 0 {
+		add(CodeNotImplemented, "properties.dataCollector", "dataCollector is not implemented yet; leave it out or disable its collections")
+	}
+	for name := range s.EnvironmentVariables {
+		if name == "" || strings.ContainsAny(name, "=\x00") {
+			add(CodeBadArgument, "properties.environmentVariables", "environment variable name %.40q is not valid", name)
+		}
+	}
+	return faults
+}
+
+func (p Probe) validate(target string, successIsOne bool) []*Error {
+	var faults []*Error
+	for _, d := range []struct {
+		name string
+		v    time.Duration
+	}{{"initialDelay", p.InitialDelay}, {"period", p.Period}, {"timeout", p.Timeout}} {
+		if d.v < time.Second {
+			faults = append(faults, Errorf(CodeBadArgument, target+"."+d.name, "%s %s is less than the minimum of 1 second", d.name, d.v))
+		}
+	}
+	if p.SuccessThreshold < 1 || successIsOne && p.SuccessThreshold != 1 {
+		faults = append(faults, Errorf(CodeBadArgument, target+".successThreshold", "successThreshold %d is not valid here; use 1", p.SuccessThreshold))
+	}
+	if p.FailureThreshold < 1 {
+		faults = append(faults, Errorf(CodeBadArgument, target+".failureThreshold", "failureThreshold %d is less than 1", p.FailureThreshold))
+	}
+	return faults
+}
