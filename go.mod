@@ -3,23 +3,23 @@ module portico
 go 1.26.0
 
 require (
-	github.com/dustin/go-humanize v1.1.0 
-	github.com/google/uuid v1.6.0 
-	github.com/inconshreveable/mousetrap v1.1.0 
-	github.com/jmespath-community/go-jmespath v1.1.1 
-	github.com/mattn/go-isatty v0.0.24 
-	github.com/ncruces/go-strftime v1.1.0 
-	github.com/prometheus/client_golang v1.25.0 
-	github.com/remyoudompheng/bigfft v0.0.0-20230129092748-24d4a6f8daec 
-	github.com/spf13/cobra v1.10.2 
-	github.com/spf13/pflag v1.0.9 
-	go.yaml.in/yaml/v4 v4.0.0 
-	golang.org/x/exp v0.0.0-20230314191032-db074128a8ec 
-	golang.org/x/sync v0.24.0 
-	golang.org/x/sys v0.49.0 
-	modernc.org/libc v1.79.0 
-	modernc.org/mathutil v1.7.1 
-	modernc.org/memory v1.12.1 
-	modernc.org/sqlite v1.61.1 
-	pgregory.net/rapid v1.3.0 
+	github.com/dustin/go-humanize v1.1.0
+	github.com/google/uuid v1.6.0
+	github.com/inconshreveable/mousetrap v1.1.0
+	github.com/jmespath-community/go-jmespath v1.1.1
+	github.com/mattn/go-isatty v0.0.24
+	github.com/ncruces/go-strftime v1.1.0
+	github.com/prometheus/client_golang v1.25.0
+	github.com/remyoudompheng/bigfft v0.0.0-20230129092748-24d4a6f8daec
+	github.com/spf13/cobra v1.10.2
+	github.com/spf13/pflag v1.0.9
+	go.yaml.in/yaml/v4 v4.0.0
+	golang.org/x/exp v0.0.0-20230314191032-db074128a8ec
+	golang.org/x/sync v0.24.0
+	golang.org/x/sys v0.49.0
+	modernc.org/libc v1.79.0
+	modernc.org/mathutil v1.7.1
+	modernc.org/memory v1.12.1
+	modernc.org/sqlite v1.61.1
+	pgregory.net/rapid v1.3.0
 )
