@@ -2,6 +2,7 @@ package online
 
 import (
 	"path"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -140,6 +141,22 @@ const (
 	InstanceStopped  InstanceState = "Stopped"  // gone for good
 )
 
+// MaxWorkers bounds WORKER_COUNT.
+const MaxWorkers = 64
+
+// WorkerCount is how many processes each instance runs: the environment variable WORKER_COUNT, 1 without it.
+func (s *DeploymentSpec) WorkerCount() (int, *Error) {
+	v, ok := s.EnvironmentVariables["WORKER_COUNT"]
+	if !ok {
+		return 1, nil
+	}
+	n, err := strconv.Atoi(v.Reveal())
+	if err != nil || n < 1 || n > MaxWorkers {
+		return 0, Errorf(CodeBadArgument, "properties.environmentVariables.WORKER_COUNT", "WORKER_COUNT must be a whole number from 1 to %d", MaxWorkers)
+	}
+	return n, nil
+}
+
 // Default fills in what Azure's service fills in.
 func (s *DeploymentSpec) Default() {
 	if s.EndpointComputeType == "" {
@@ -256,6 +273,9 @@ func (s *DeploymentSpec) Validate(types Catalogue) []*Error {
 	}
 	if s.DataCollector != nil && len(s.DataCollector.Enabled) > 0 {
 		add(CodeNotImplemented, "properties.dataCollector", "dataCollector is not implemented yet; leave it out or disable its collections")
+	}
+	if _, err := s.WorkerCount(); err != nil {
+		faults = append(faults, err)
 	}
 	for name := range s.EnvironmentVariables {
 		if name == "" || strings.ContainsAny(name, "=\x00") {
