@@ -18,16 +18,21 @@ var (
 
 // Store is a durable, transactional keeper with one ordered history.
 //
-// Every committed Update gets the next revision, and Watch shows revisions in commit order without gaps. An
-// Update is on disk when it returns nil. A Store is safe for concurrent use.
+// Every committed Update that changed something gets the next revision; one that changed nothing leaves no
+// trace. Watch shows what happened to records and secrets in commit order, nothing left out; a revision that
+// touched neither (an operation, an activity) has no Change. An Update is on disk when it returns nil. A Store
+// is safe for concurrent use. View and Update must not be called from inside fn: that could wait for itself.
 type Store interface {
 	// View runs fn on a consistent snapshot.
 	View(ctx context.Context, fn func(Reader) error) error
-	// Update runs fn in a serialised transaction; if fn or the commit fails, nothing is kept. fn may be run
-	// again after a conflict and must have no effects outside tx.
+	// Update runs fn in a serialised transaction; if fn, any write of it or the commit fails, nothing is kept.
+	// fn may be run again after a conflict and must have no effects outside tx. When ctx ends before the commit
+	// begins nothing is kept; the commit itself is not interrupted, so its outcome is always told.
 	Update(ctx context.Context, fn func(Tx) error) error
 	// Watch sends every change after revision since, oldest first, until ctx ends; then the channel closes. A
-	// reader that falls behind further than the history reaches gets one Change with Lost set and must list anew.
+	// reader that falls behind further than the history reaches, or whose since is not of this history, gets one
+	// Change with Lost set and must list anew; the stream goes on after that Change's Revision. The changes of
+	// one transaction follow each other with the same Revision.
 	Watch(ctx context.Context, since int64) (<-chan Change, error)
 	// Backup writes a consistent copy of the whole store to a new file while the store is in use.
 	Backup(ctx context.Context, path string) error
@@ -62,8 +67,13 @@ type Revision struct {
 	Secrets    map[string]online.Secret
 	At         time.Time
 	By         string
-	Why        string // "create", "update", "rollback to 3", "delete"
+	// Why is "create", "update", "rollback to 3" ... A deletion leaves a revision with WhyDelete that repeats the
+	// generation, spec and secrets that were in force, so that what was deleted can be brought back.
+	Why string
 }
+
+// WhyDelete marks the revision that Remove leaves behind.
+const WhyDelete = "delete"
 
 // Page bounds a listing. Limit 0 means no bound; After is the Key of the last record already seen.
 type Page struct {
@@ -83,9 +93,12 @@ type Reader interface {
 	// Operations gives a target's operations, newest first; with running, only those not ended. An empty uid
 	// means every target.
 	Operations(uid string, running bool) ([]*online.Operation, error)
+	// Activities gives the entries with since <= Time < until whose target's Key begins with prefix, newest
+	// first. A zero time is no bound, limit 0 neither.
 	Activities(prefix string, since, until time.Time, limit int) ([]online.Activity, error)
+	// Intervals gives the intervals that overlap [since, until), in order of Start; one without End goes on.
 	Intervals(prefix string, since, until time.Time) ([]online.Interval, error)
-	// Secrets gives the secrets kept under an owner (a resource UID, or a name such as "server").
+	// Secrets gives the secrets kept under an owner (a resource UID, or a name such as "server"); none is no error.
 	Secrets(owner string) (map[string]online.Secret, error)
 }
 
@@ -97,8 +110,8 @@ type Spec struct {
 	By      string
 	Why     string
 	At      time.Time
-	// IfMatch is the SpecRevision that the caller saw: ErrStale when another is in force. 0: whatever is there.
-	// Create refuses (ErrStale) when the resource exists.
+	// IfMatch is the SpecRevision that the caller saw: ErrStale when another, or none, is in force. 0: whatever
+	// is there. Create refuses (ErrStale) when the resource exists.
 	IfMatch int64
 	Create  bool
 }
@@ -106,18 +119,22 @@ type Spec struct {
 // Tx is a Reader that sees its own writes, and writes.
 type Tx interface {
 	Reader
-	// PutSpec creates or replaces a spec and appends its revision. Status is kept.
+	// PutSpec creates or replaces a spec and appends its revision. Status, the case in which the name was first
+	// given and a deletion mark are kept. A name that was removed starts anew: another UID, Generation 1.
 	PutSpec(Spec) (*Record, error)
 	// PutStatus replaces the status of the incarnation uid; ErrNotFound when it is gone. An equal status
 	// changes nothing, not even the revision.
 	PutStatus(id online.ID, uid string, status []byte) error
-	// MarkDeleting sets Record.Deleting once; Remove takes the record and its owned secrets away and leaves
-	// a revision with Why "delete" behind.
+	// MarkDeleting sets Record.Deleting once (a ChangeSpec, though SpecRevision stays); Remove takes the record
+	// and its owned secrets away and leaves a revision with WhyDelete behind. Remove with an empty by names who
+	// marked it. Both answer ErrNotFound when there is no such record.
 	MarkDeleting(id online.ID, by string, at time.Time) error
 	Remove(id online.ID, by string, at time.Time) error
 
-	PutOperation(*online.Operation) error
-	AddActivity(online.Activity) error // Revision is filled in
+	PutOperation(*online.Operation) error // creates or replaces; an equal one changes nothing
+	AddActivity(online.Activity) error    // Revision is filled in
+	// OpenInterval begins an instance's interval, CloseInterval ends it (ErrNotFound when it was never opened).
+	// Instance ids are unique for ever, so either one repeated changes nothing.
 	OpenInterval(online.Interval) error
 	CloseInterval(instance string, end time.Time, reason string) error
 	PutSecret(owner, name string, value online.Secret) error
