@@ -48,6 +48,8 @@ var (
 	ErrDeadline = errors.New("deadline exceeded")
 	// ErrClosed: the instance is draining or gone, and had not started the request. Safe to send elsewhere.
 	ErrClosed = errors.New("instance is closed")
+	// ErrBusy: the instance holds as many calls as it admits, and had not started this one. Safe to send elsewhere.
+	ErrBusy = errors.New("instance admits no more requests")
 )
 
 // LostError: the worker died, or broke the protocol, while it executed this request. Whether the work was done
