@@ -1,0 +1,142 @@
+package reconcile
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"portico/internal/online"
+	"portico/internal/store"
+)
+
+// Environments builds the Python environment of a spec, or finds it built.
+type Environments interface {
+	Ensure(ctx context.Context, spec online.EnvironmentSpec, progress io.Writer) (Environment, error)
+}
+
+// Environment is a built environment.
+type Environment struct {
+	ID     string
+	Python string // absolute path of its interpreter
+}
+
+// Artifacts finds the bytes of models and code.
+type Artifacts interface {
+	// Path is the root of the read-only tree with this digest.
+	Path(digest string) (string, error)
+}
+
+// prepared is all that a template needs beyond its spec.
+type prepared struct {
+	environment           Environment
+	codeDir               string
+	modelDir, modelDigest string
+}
+
+// preparations runs and remembers the preparation of each set.
+type preparations struct {
+	env       Environments
+	artifacts Artifacts
+	log       func(uid string) (io.WriteCloser, error)
+	now       func() time.Time
+	done      func(key online.ID) // called when one ended
+	wg        sync.WaitGroup
+
+	mu   sync.Mutex
+	sets map[string]*preparation
+}
+
+type preparation struct {
+	Preparation
+	uid    string
+	result *prepared
+	cancel context.CancelFunc
+}
+
+// state tells how far a set is.
+func (p *preparations) state(set string) (Preparation, *prepared) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if r := p.sets[set]; r != nil {
+		return r.Preparation, r.result
+	}
+	return Preparation{}, nil
+}
+
+// start begins to prepare a set unless that was begun already.
+func (p *preparations) start(ctx context.Context, set string, d *store.Deployment, assets map[online.Kind]*online.AssetSpec) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.sets[set] != nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	r := &preparation{Preparation: Preparation{State: PrepareRunning, Stage: online.StageEnvironment, Started: p.now()}, uid: d.UID, cancel: cancel}
+	p.sets[set] = r
+	p.wg.Go(func() {
+		defer cancel()
+		result, stage, err := p.run(ctx, r, d, assets)
+		p.mu.Lock()
+		r.result, r.Ended = result, p.now()
+		r.State = PrepareDone
+		if err != nil {
+			r.State, r.Stage, r.Err = PrepareFailed, stage, err
+		}
+		p.mu.Unlock()
+		p.done(d.ID)
+	})
+}
+
+func (p *preparations) run(ctx context.Context, r *preparation, d *store.Deployment, assets map[online.Kind]*online.AssetSpec) (*prepared, string, *online.Error) {
+	out := &prepared{}
+	progress, err := p.log(d.UID)
+	if err != nil {
+		return nil, online.StageEnvironment, targetError(online.CodeInternalServerError, "", fmt.Errorf("open the build log: %w", err))
+	}
+	defer progress.Close()
+	if asset := assets[online.KindEnvironment]; asset != nil && asset.Environment != nil {
+		env, err := p.env.Ensure(ctx, *asset.Environment, progress)
+		if err != nil {
+			return nil, online.StageEnvironment, targetError(online.CodeImageBuildFailure, "properties.environmentId", err)
+		}
+		out.environment = env
+	}
+	p.mu.Lock()
+	r.Stage = online.StageModel
+	p.mu.Unlock()
+	p.done(d.ID)
+	if asset := assets[online.KindCode]; asset != nil {
+		if out.codeDir, err = p.artifacts.Path(asset.Digest); err != nil {
+			return nil, online.StageModel, targetError(online.CodeNotFound, "properties.codeConfiguration.codeId", err)
+		}
+	}
+	if asset := assets[online.KindModel]; asset != nil {
+		out.modelDigest = asset.Digest
+		if out.modelDir, err = p.artifacts.Path(asset.Digest); err != nil {
+			return nil, online.StageModel, targetError(online.CodeNotFound, "properties.model", err)
+		}
+	}
+	fmt.Fprintf(progress, "%s model and code are in place\n", p.now().UTC().Format(time.RFC3339))
+	return out, "", nil
+}
+
+// keep forgets, and stops, the preparations of a deployment that belong to none of these sets.
+func (p *preparations) keep(uid string, sets ...string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for id, r := range p.sets {
+		if r.uid != uid {
+			continue
+		}
+		keep := false
+		for _, s := range sets {
+			keep = keep || s == id
+		}
+		if !keep {
+			r.cancel()
+			delete(p.sets, id)
+		}
+	}
+}

@@ -1,0 +1,138 @@
+package reconcile
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"time"
+
+	"portico/internal/compute"
+	"portico/internal/online"
+	"portico/internal/route"
+	"portico/internal/store"
+)
+
+// routePause gathers the changes of a burst into one table. A change that comes alone waits for nothing.
+const routePause = 5 * time.Millisecond
+
+func (l *Loop) dirtyRoutes() {
+	select {
+	case l.routes <- struct{}{}:
+	default:
+	}
+}
+
+// publish builds the next table whenever something that it shows has changed.
+func (l *Loop) publish(ctx context.Context) {
+	models := map[string]string{} // model digest by set
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.routes:
+		}
+		if table, err := l.table(ctx, models); err == nil {
+			l.Tables.SetTable(table)
+		} else if ctx.Err() == nil {
+			l.Logger.Error("cannot build the routing table, the old one stays in force", "error", err)
+			time.AfterFunc(retryAfter, l.dirtyRoutes)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(routePause):
+		}
+	}
+}
+
+// table reads everything that the gateway must know. models remembers, across calls, what never changes.
+func (l *Loop) table(ctx context.Context, models map[string]string) (*route.Table, error) {
+	var out []route.Endpoint
+	var revision int64
+	sets := l.view.all()
+	seen := map[string]bool{}
+	err := l.Store.View(ctx, func(r store.Reader) error {
+		out, revision = nil, r.Revision()
+		endpoints, err := store.List[online.EndpointSpec, online.EndpointStatus](r, kindPrefix(online.KindEndpoint), store.Page{})
+		if err != nil {
+			return fmt.Errorf("list endpoints: %w", err)
+		}
+		for _, e := range endpoints {
+			if !e.Deleting.IsZero() {
+				continue
+			}
+			re := route.Endpoint{Name: e.ID.Name, UID: e.UID, AuthMode: e.Spec.AuthMode, Traffic: e.Spec.Traffic}
+			if re.Keys, err = keys(r, e.UID); err != nil {
+				return err
+			}
+			deployments, err := store.List[online.DeploymentSpec, online.DeploymentStatus](r, e.ID.Workspace.Deployment(e.ID.Name, "").Prefix(), store.Page{})
+			if err != nil {
+				return fmt.Errorf("list deployments of %s: %w", e.ID.Name, err)
+			}
+			for _, d := range deployments {
+				if !d.Deleting.IsZero() {
+					continue
+				}
+				re.Deployments = append(re.Deployments, route.Deployment{
+					Name: d.ID.Name, UID: d.UID, Request: d.Spec.Request, MaxInstances: d.Spec.InstanceCount,
+					Instances: l.ready(r, d, sets[d.UID], models, seen),
+				})
+			}
+			out = append(out, re)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for id := range models {
+		if !seen[id] {
+			delete(models, id)
+		}
+	}
+	return route.Build(revision, out), nil
+}
+
+func keys(r store.Reader, uid string) ([][32]byte, error) {
+	secrets, err := r.Secrets(uid)
+	if err != nil {
+		return nil, fmt.Errorf("read the keys of an endpoint: %w", err)
+	}
+	var out [][32]byte
+	for _, name := range []string{online.SecretPrimaryKey, online.SecretSecondaryKey} {
+		if key := secrets[name].Reveal(); key != "" {
+			out = append(out, sha256.Sum256([]byte(key)))
+		}
+	}
+	return out, nil
+}
+
+func (l *Loop) ready(r store.Reader, d *store.Deployment, sets []compute.Set, models map[string]string, seen map[string]bool) []route.Instance {
+	var out []route.Instance
+	for _, s := range sets {
+		seen[s.ID] = true
+		if _, known := models[s.ID]; !known {
+			models[s.ID] = modelDigest(r, d, s.Generation)
+		}
+		for _, i := range s.Instances {
+			if i.State == online.InstanceReady {
+				out = append(out, route.Instance{ID: i.ID, Address: i.Address, Generation: s.Generation, ModelDigest: models[s.ID]})
+			}
+		}
+	}
+	return out
+}
+
+// modelDigest finds which bytes a generation serves, for the records of its requests. Without an answer the
+// records lack it; that must not stop routing.
+func modelDigest(r store.Reader, d *store.Deployment, generation int64) string {
+	made := *d
+	if generation != d.Generation && readRevision(r, &made, generation) != nil || made.Spec.Model == nil {
+		return ""
+	}
+	a, err := store.Get[online.AssetSpec, struct{}](r, made.Spec.Model.ID())
+	if err != nil {
+		return ""
+	}
+	return a.Spec.Digest
+}

@@ -1,0 +1,59 @@
+package reconcile
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+
+	"portico/internal/compute"
+	"portico/internal/online"
+	"portico/internal/store"
+)
+
+// Digest is the content id of everything in a spec that an instance can see. Specs that differ only in count,
+// tags or description have the same digest, so changing those starts nothing.
+func Digest(spec *online.DeploymentSpec) string {
+	h := sha256.New()
+	enc := json.NewEncoder(h)
+	// Encoding plain data into a hash cannot fail.
+	_ = enc.Encode([]any{
+		"template/1", spec.InstanceType, spec.Model, spec.Code, spec.ScoringScript, spec.Environment,
+		spec.Request.Timeout, spec.Request.MaxConcurrent, spec.Liveness, spec.Readiness, spec.Startup,
+	})
+	for _, name := range slices.Sorted(maps.Keys(spec.EnvironmentVariables)) {
+		_ = enc.Encode([]string{name, spec.EnvironmentVariables[name].Reveal()})
+	}
+	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// template puts a set's parts together.
+func template(d *store.Deployment, set *online.SetStatus, p *prepared, types online.Catalogue) (compute.Template, error) {
+	itype, ok := types.Find(d.Spec.InstanceType)
+	if !ok {
+		return compute.Template{}, types.Check(d.Spec.InstanceType)
+	}
+	workers, fault := d.Spec.WorkerCount()
+	if fault != nil {
+		return compute.Template{}, fault
+	}
+	return compute.Template{
+		Set: set.ID, Generation: set.Generation, Digest: set.Template,
+		Endpoint: d.ID.Parent, Deployment: d.ID.Name, DeploymentID: d.ID, UID: d.UID, Type: itype,
+		Python: p.environment.Python, EnvironmentID: p.environment.ID,
+		CodeDir: p.codeDir, ScoringScript: d.Spec.ScoringScript, ModelDir: p.modelDir, ModelDigest: p.modelDigest,
+		Variables: d.Spec.EnvironmentVariables,
+		Workers:   workers, MaxConcurrent: d.Spec.Request.MaxConcurrent, RequestTimeout: d.Spec.Request.Timeout,
+		Liveness: d.Spec.Liveness, Readiness: d.Spec.Readiness, Startup: d.Spec.Startup,
+	}, nil
+}
+
+// targetError makes any error of a preparation one that its reader can act on.
+func targetError(code online.Code, target string, err error) *online.Error {
+	if e, ok := online.AsError(err); ok {
+		return e
+	}
+	return online.Errorf(code, target, "%s", fmt.Sprintf("%v", err))
+}
