@@ -1,0 +1,157 @@
+package route
+
+import (
+	"slices"
+	"strings"
+
+	"portico/internal/online"
+)
+
+// Endpoint is what the gateway must know of one endpoint. Build copies it; what Match gives back must only be read.
+type Endpoint struct {
+	Name        string
+	UID         string
+	AuthMode    online.AuthMode
+	Keys        [][32]byte     // SHA-256 of the primary key, then of the secondary key
+	Traffic     online.Traffic // share by deployment name; names that Deployments lacks have no effect
+	Deployments []Deployment
+
+	shares []share // of the deployments with a positive share, in order of name
+	total  uint64
+}
+
+type share struct {
+	upTo       uint64 // sum of the shares so far
+	deployment *Deployment
+}
+
+// Deployment is what the gateway must know of one deployment.
+type Deployment struct {
+	Name    string
+	UID     string
+	Request online.RequestSettings
+	// MaxInstances sizes the bound on pending requests: the count that was asked for, or the upper bound of
+	// automatic scaling.
+	MaxInstances int
+	Instances    []Instance // ready ones only
+}
+
+// Instance is one instance that may be called. During an update a deployment has instances of two generations.
+type Instance struct {
+	ID          string // unique for ever
+	Address     string // host:port; empty when it is reached through the server's own pool
+	Generation  int64  // of the deployment's spec that it runs
+	ModelDigest string
+}
+
+// Table answers Match. It never changes.
+type Table struct {
+	revision  int64
+	endpoints []Endpoint
+	byName    map[string]*Endpoint
+}
+
+// Build makes a table. Names of endpoints are unique without regard to case (of equal names the first is kept),
+// and so are the deployments of an endpoint. The same input in any order gives an equal table.
+func Build(revision int64, endpoints []Endpoint) *Table {
+	t := &Table{revision: revision, endpoints: slices.Clone(endpoints), byName: make(map[string]*Endpoint, len(endpoints))}
+	slices.SortStableFunc(t.endpoints, func(a, b Endpoint) int { return compareFold(a.Name, b.Name) })
+	t.endpoints = slices.CompactFunc(t.endpoints, func(a, b Endpoint) bool { return compareFold(a.Name, b.Name) == 0 })
+	for i := range t.endpoints {
+		e := &t.endpoints[i]
+		e.build()
+		t.byName[strings.ToLower(e.Name)] = e
+	}
+	return t
+}
+
+func (e *Endpoint) build() {
+	e.Keys = slices.Clone(e.Keys)
+	e.Deployments = slices.Clone(e.Deployments)
+	slices.SortStableFunc(e.Deployments, func(a, b Deployment) int { return compareFold(a.Name, b.Name) })
+	e.Deployments = slices.CompactFunc(e.Deployments, func(a, b Deployment) bool { return compareFold(a.Name, b.Name) == 0 })
+	traffic := make(online.Traffic, len(e.Traffic))
+	for name, percent := range e.Traffic {
+		traffic[name] = percent
+	}
+	e.Traffic, e.shares, e.total = traffic, nil, 0
+	for i := range e.Deployments {
+		d := &e.Deployments[i]
+		d.Instances = slices.Clone(d.Instances)
+		slices.SortFunc(d.Instances, func(a, b Instance) int { return strings.Compare(a.ID, b.ID) })
+		percent := 0
+		for name, p := range e.Traffic {
+			if strings.EqualFold(name, d.Name) {
+				percent = max(percent, p)
+			}
+		}
+		if percent > 0 {
+			e.total += uint64(percent)
+			e.shares = append(e.shares, share{upTo: e.total, deployment: d})
+		}
+	}
+}
+
+// Revision is the one that Build was given.
+func (t *Table) Revision() int64 { return t.revision }
+
+// Endpoints lists all endpoints in order of name. The result must only be read.
+func (t *Table) Endpoints() []Endpoint { return t.endpoints }
+
+// Match finds an endpoint by name without regard to case, or nil. It does not allocate.
+func (t *Table) Match(name string) *Endpoint {
+	var lower [online.NameMaxLength]byte
+	if len(name) > len(lower) {
+		return nil
+	}
+	for i := range len(name) {
+		c := name[i]
+		if 'A' <= c && c <= 'Z' {
+			c |= 0x20
+		}
+		lower[i] = c
+	}
+	return t.byName[string(lower[:len(name)])]
+}
+
+// Miss says why Pick found no deployment.
+type Miss uint8
+
+// The outcomes of Pick.
+const (
+	Hit               Miss = iota
+	NoTraffic              // no deployment has a positive share
+	UnknownDeployment      // the pinned name is none of the endpoint's deployments
+)
+
+// String is for logs and test failures.
+func (m Miss) String() string {
+	return [...]string{"hit", "no traffic", "unknown deployment"}[m]
+}
+
+// Pick chooses a deployment: the pinned one when a name is given (whatever its share, also zero), else one by
+// the shares. random must be uniform over all values of uint32; a share of p percent gets p percent of these
+// values, to within one value.
+func (e *Endpoint) Pick(pinned string, random uint32) (*Deployment, Miss) {
+	if pinned != "" {
+		for i := range e.Deployments {
+			if strings.EqualFold(e.Deployments[i].Name, pinned) {
+				return &e.Deployments[i], Hit
+			}
+		}
+		return nil, UnknownDeployment
+	}
+	if e.total == 0 {
+		return nil, NoTraffic
+	}
+	// Scaling by multiplication has no bias beyond rounding, unlike the remainder of a division.
+	at := uint64(random) * e.total >> 32
+	for i := range e.shares {
+		if at < e.shares[i].upTo {
+			return e.shares[i].deployment, Hit
+		}
+	}
+	return nil, NoTraffic
+}
+
+func compareFold(a, b string) int { return strings.Compare(strings.ToLower(a), strings.ToLower(b)) }
