@@ -1,0 +1,112 @@
+package telemetry
+
+import (
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+)
+
+// promMetrics holds the registered families of the catalogue.
+type promMetrics struct {
+	registry          *prometheus.Registry
+	requests          *prometheus.CounterVec
+	latency           *prometheus.HistogramVec
+	queue             *prometheus.CounterVec
+	soft              *prometheus.CounterVec
+	requestBytes      *prometheus.CounterVec
+	responseBytes     *prometheus.CounterVec
+	connections       prometheus.Gauge
+	connectionsOpened prometheus.Counter
+	logDropped        prometheus.Counter
+	historyBytes      prometheus.Gauge
+}
+
+func newPromMetrics() *promMetrics {
+	counters := func(m Metric) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: m.Name, Help: m.Help}, m.Dimensions)
+	}
+	p := &promMetrics{
+		registry: prometheus.NewRegistry(),
+		requests: counters(MetricRequests),
+		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: MetricLatency.Name, Help: MetricLatency.Help, Buckets: latencyBounds,
+		}, MetricLatency.Dimensions),
+		queue:         counters(MetricQueue),
+		soft:          counters(MetricSoftFailures),
+		requestBytes:  counters(MetricRequestBytes),
+		responseBytes: counters(MetricResponseBytes),
+		connections: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: MetricConnections.Name, Help: MetricConnections.Help}),
+		connectionsOpened: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: MetricConnectionsOpened.Name, Help: MetricConnectionsOpened.Help}),
+		logDropped: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: MetricLogDropped.Name, Help: MetricLogDropped.Help}),
+		historyBytes: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: MetricHistoryBytes.Name, Help: MetricHistoryBytes.Help}),
+	}
+	p.registry.MustRegister(p.requests, p.latency, p.queue, p.soft, p.requestBytes, p.responseBytes,
+		p.connections, p.connectionsOpened, p.logDropped, p.historyBytes,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return p
+}
+
+// promSeries are the handles of one deployment, resolved once: looking labels up costs three times an increment.
+type promSeries struct {
+	key           seriesKey
+	requests      *prometheus.CounterVec
+	latency       prometheus.Observer
+	queue         prometheus.Counter
+	soft          prometheus.Counter
+	requestBytes  prometheus.Counter
+	responseBytes prometheus.Counter
+}
+
+func (p *promMetrics) resolve(key seriesKey) *promSeries {
+	l := []string{key.endpoint, key.deployment}
+	return &promSeries{
+		key: key, requests: p.requests,
+		latency:       p.latency.WithLabelValues(l...),
+		queue:         p.queue.WithLabelValues(l...),
+		soft:          p.soft.WithLabelValues(l...),
+		requestBytes:  p.requestBytes.WithLabelValues(l...),
+		responseBytes: p.responseBytes.WithLabelValues(l...),
+	}
+}
+
+func (s *promSeries) status(status, model int) prometheus.Counter {
+	answered := ""
+	if model != 0 {
+		answered = strconv.Itoa(model)
+	}
+	return s.requests.WithLabelValues(s.key.endpoint, s.key.deployment, strconv.Itoa(status), statusClass(status), answered)
+}
+
+func (s *promSeries) add(r *Record) {
+	s.latency.Observe(r.Total.Seconds())
+	s.queue.Add(max(r.Queue, 0).Seconds())
+	s.requestBytes.Add(float64(max(r.RequestBytes, 0)))
+	s.responseBytes.Add(float64(max(r.ResponseBytes, 0)))
+	if r.SoftFailure {
+		s.soft.Inc()
+	}
+}
+
+// forget takes a deployment that has not been called for the retention off the page.
+func (p *promMetrics) forget(key seriesKey) {
+	l := prometheus.Labels{"endpoint": key.endpoint, "deployment": key.deployment}
+	p.requests.DeletePartialMatch(l)
+	p.latency.DeletePartialMatch(l)
+	p.queue.DeletePartialMatch(l)
+	p.soft.DeletePartialMatch(l)
+	p.requestBytes.DeletePartialMatch(l)
+	p.responseBytes.DeletePartialMatch(l)
+}
+
+// statusClass is "2xx" for 200 to 299, and so on.
+func statusClass(status int) string {
+	if status < 100 || status > 999 {
+		return "other"
+	}
+	return string(rune('0'+status/100)) + "xx"
+}
