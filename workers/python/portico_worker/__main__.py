@@ -1,0 +1,22 @@
+"""Entry point of `python .../portico_worker`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def _start() -> int:
+    # Python put this directory first on sys.path. The package is imported from its parent and both are gone
+    # again before user code is, so that no module of a scoring script can be shadowed from here.
+    here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [p for p in sys.path if os.path.abspath(p or ".") != here]
+    sys.path.insert(0, os.path.dirname(here))
+    from portico_worker.main import main
+
+    sys.path.pop(0)
+    return main()
+
+
+if __name__ == "__main__":
+    sys.exit(_start())

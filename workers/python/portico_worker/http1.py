@@ -1,0 +1,87 @@
+"""Strict reading of HTTP/1.1 request heads, and the heads of answers."""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+
+HEAD_MAX = 64 << 10  # bytes of a request head
+BODY_MAX = 1 << 30  # bytes of a request body; the front door allows far less
+FIELDS_MAX = 128
+
+_LINE = re.compile(rb"([A-Z]{1,16}) (/[!-~]*) HTTP/1\.1\r\n")
+_FIELD = re.compile(rb"^([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)\r$", re.MULTILINE)
+_NUMBER = re.compile(rb"[0-9]{1,19}")
+REASONS = {status.value: status.phrase for status in HTTPStatus}
+
+
+class Refused(Exception):
+    """A request that is not served: the status and message of the answer, after which the connection closes."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+class Request:
+    """A request head; body is set once it is there."""
+
+    __slots__ = ("body", "fields", "length", "method", "path", "query")
+
+    def __init__(self, method: bytes, target: bytes, fields: dict[bytes, bytes]) -> None:
+        self.method = method
+        self.path, _, self.query = target.partition(b"?")
+        self.fields = fields  # lower-case names
+        self.length = _length(fields)
+        self.body: bytes | bytearray = b""
+
+    def number(self, name: bytes) -> int | None:
+        """The value of a field that holds a decimal number, None when it is absent."""
+        value = self.fields.get(name)
+        if value is None:
+            return None
+        if not _NUMBER.fullmatch(value):
+            raise Refused(400, f"{name.decode()} is not a number")
+        return int(value)
+
+
+def parse_head(head: bytes) -> Request:
+    """Parse a request head that ends with its last field's line end; raises Refused."""
+    line = _LINE.match(head)
+    if line is None:
+        raise Refused(400, "malformed request line")
+    matches = _FIELD.findall(head, line.end())
+    if len(matches) != head.count(b"\n") - 1 or len(matches) > FIELDS_MAX:
+        raise Refused(400, "malformed or too many header fields")
+    fields = {name.lower(): value for name, value in matches}
+    if len(fields) != len(matches):
+        fields = _merge(matches)
+    return Request(line.group(1), line.group(2), fields)
+
+
+def _merge(matches: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    fields: dict[bytes, bytes] = {}
+    for name, value in matches:
+        name = name.lower()
+        if name in fields:
+            if name == b"content-length" or name == b"host" or name.startswith(b"x-portico-"):
+                raise Refused(400, f"more than one {name.decode()} field")
+            value = fields[name] + b", " + value
+        fields[name] = value
+    return fields
+
+
+def _length(fields: dict[bytes, bytes]) -> int:
+    if b"transfer-encoding" in fields:
+        raise Refused(501, "a worker takes no transfer-encoding; send content-length")
+    value = fields.get(b"content-length")
+    if value is None:
+        return 0
+    value = value.strip()
+    if not _NUMBER.fullmatch(value):
+        raise Refused(400, "malformed content-length")
+    length = int(value)
+    if length > BODY_MAX:
+        raise Refused(413, f"the body is larger than {BODY_MAX} bytes")
+    return length

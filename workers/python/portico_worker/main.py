@@ -1,0 +1,71 @@
+"""The worker's life: map the page, load the script, run init(), serve, leave."""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+
+from . import page as pages
+from . import script as scripts
+from .log import LOGGER, Logs
+from .loop import Loop
+
+LISTENER_FD, PAGE_FD = 3, 4
+EXIT_SCRIPT = 3  # the script is at fault; the status page says why
+
+_log = logging.getLogger(LOGGER)
+
+
+def main() -> int:
+    """Serve until SIGTERM; the exit status."""
+    page = pages.Page(PAGE_FD)
+    os.close(PAGE_FD)  # the mapping stays
+    listener = socket.socket(fileno=LISTENER_FD)
+    listener.set_inheritable(False)
+    faulthandler.enable(sys.__stderr__)  # type: ignore[arg-type]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the server, which drains first
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # nothing can be canceled before init() has returned
+    logs = Logs()
+    try:
+        logs.configure(scripts.directories())
+        script = _prepare(page)
+    except scripts.ScriptError as error:
+        _log.error("%s", error)
+        page.fail(error.kind, str(error))
+        logs.end_request()
+        return _leave(EXIT_SCRIPT)
+    loop = Loop(listener, page, script, logs)
+    loop.listen_to_signals()
+    page.set_state(pages.READY)
+    loop.serve()
+    logs.end_request()
+    return _leave(0)
+
+
+def _prepare(page: pages.Page) -> scripts.Script:
+    script = scripts.load()
+    page.set_state(pages.INIT_RUNNING)
+    _log.info("init() runs")
+    try:
+        script.init()
+    except BaseException as error:
+        _log.error("init() raised %s", type(error).__name__, exc_info=error)
+        scripts.log_model_tree()
+        raise scripts.ScriptError(pages.INIT, f"init() raised {scripts.describe(error)}") from None
+    _log.info("init() has returned")
+    return script
+
+
+def _leave(status: int) -> int:
+    """Give the exit status. Threads that user code left running must not keep the process alive."""
+    others = [t for t in threading.enumerate() if t is not threading.main_thread() and not t.daemon]
+    if others:
+        _log.info("exiting although threads run: %s", ", ".join(t.name for t in others))
+        logging.shutdown()
+        os._exit(status)
+    return status

@@ -1,0 +1,135 @@
+package workers
+
+import (
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+)
+
+//go:embed python/portico_worker/*.py
+var tree embed.FS
+
+const (
+	root    = "python/portico_worker"
+	Package = "portico_worker" // name of the Python package, last element of the path that Write returns
+
+	digestLength = 16 // hexadecimal digits of the digest that name a directory
+)
+
+// Digest identifies the embedded worker: two binaries with equal digests carry the same bytes.
+var Digest = sync.OnceValue(func() string {
+	sum := sha256.New()
+	for _, name := range names() {
+		data, err := tree.ReadFile(root + "/" + name)
+		if err != nil {
+			panic("workers: embedded file cannot be read: " + err.Error()) // the compiler put it there
+		}
+		fmt.Fprintf(sum, "%s\x00%d\x00", name, len(data))
+		sum.Write(data)
+	}
+	return hex.EncodeToString(sum.Sum(nil))[:digestLength]
+})
+
+func names() []string {
+	entries, err := tree.ReadDir(root)
+	if err != nil {
+		panic("workers: embedded tree cannot be read: " + err.Error())
+	}
+	names := make([]string, 0, len(entries))
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+	}
+	return names
+}
+
+// Write lays the worker out below dir and gives the path to run: dir/<digest>/portico_worker. A tree that is there
+// already is used if it is complete and unchanged, else replaced; several processes may write at the same time. The
+// files are readable by everyone and writable by nobody, because workers run as users of their own.
+func Write(dir string) (string, error) {
+	home := filepath.Join(dir, Digest())
+	path := filepath.Join(home, Package)
+	if intact(path) {
+		return path, nil
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", fmt.Errorf("write the Python worker: %w", err)
+	}
+	staging, err := os.MkdirTemp(dir, ".staging-")
+	if err != nil {
+		return "", fmt.Errorf("write the Python worker: %w", err)
+	}
+	defer os.RemoveAll(staging) // what is left of it; after success only its empty shell
+	if err := fill(staging); err != nil {
+		return "", fmt.Errorf("write the Python worker: %w", err)
+	}
+	if err := install(filepath.Join(staging, "tree"), home); err != nil && !intact(path) {
+		return "", fmt.Errorf("write the Python worker: %w", err)
+	}
+	return path, nil
+}
+
+// fill writes the whole tree below staging/tree.
+func fill(staging string) error {
+	target := filepath.Join(staging, "tree", Package)
+	if err := os.MkdirAll(target, 0o755); err != nil {
+		return err
+	}
+	for _, name := range names() {
+		data, err := tree.ReadFile(root + "/" + name)
+		if err != nil {
+			return err
+		}
+		if err := writeFile(filepath.Join(target, name), data); err != nil {
+			return err
+		}
+	}
+	// The umask must not decide whether another user can read this.
+	return errors.Join(os.Chmod(target, 0o755), os.Chmod(filepath.Dir(target), 0o755))
+}
+
+func writeFile(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o444)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Chmod(0o444), f.Sync(), f.Close())
+}
+
+// install moves the complete tree into place in one step. A damaged one that stands there is moved aside first.
+func install(from, to string) error {
+	err := os.Rename(from, to)
+	if err == nil || !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	aside, err := os.MkdirTemp(filepath.Dir(to), ".damaged-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(aside)
+	if err := os.Rename(to, filepath.Join(aside, "tree")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.Rename(from, to)
+}
+
+// intact says whether path holds exactly the embedded files.
+func intact(path string) bool {
+	for _, name := range names() {
+		want, err := tree.ReadFile(root + "/" + name)
+		if err != nil {
+			return false
+		}
+		got, err := os.ReadFile(filepath.Join(path, name))
+		if err != nil || string(got) != string(want) {
+			return false
+		}
+	}
+	return true
+}
