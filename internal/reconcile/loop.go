@@ -151,7 +151,13 @@ func (l *Loop) sync(ctx context.Context, events <-chan compute.Event) error {
 	return l.resumeIntervals(ctx)
 }
 
+// enqueueAll looks at every resource and at whatever the engine runs, known or not.
 func (l *Loop) enqueueAll(ctx context.Context) error {
+	for _, sets := range l.view.all() {
+		for _, s := range sets {
+			l.enqueue(s.Deployment)
+		}
+	}
 	return l.Store.View(ctx, func(r store.Reader) error {
 		for _, kind := range []online.Kind{online.KindEndpoint, online.KindDeployment} {
 			recs, err := r.List(kindPrefix(kind), store.Page{})
