@@ -127,10 +127,10 @@ func (l *Loop) Run(ctx context.Context) error {
 }
 
 func (l *Loop) ended(ctx context.Context, what string) error {
-	if ctx.Err() != nil {
-		return nil
+	if ctx.Err() == nil {
+		return fmt.Errorf("%s ended", what)
 	}
-	return fmt.Errorf("%s ended", what)
+	return nil
 }
 
 // sync takes in what the engine already runs, and closes the intervals of what ended while nobody looked.
@@ -258,6 +258,6 @@ func (l *Loop) reconcile(ctx context.Context, id online.ID) error {
 }
 
 // kindPrefix matches every key of a kind.
-func kindPrefix(k online.Kind) string { return string(lower(k)) + "/" }
+func kindPrefix(k online.Kind) string { return lower(k) + "/" }
 
 func isGone(err error) bool { return errors.Is(err, store.ErrNotFound) }

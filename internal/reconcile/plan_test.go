@@ -333,14 +333,13 @@ func check(t *rapid.T, w *world, out Output) {
 		}
 	}
 	want := w.in.Spec.InstanceCount
-	total := 0
 	for _, e := range out.Ensure {
 		if e.Count < 0 || e.Count > online.MaxInstances {
 			t.Fatalf("count %d", e.Count)
 		}
 	}
 	if st.Target != nil && st.Current != nil {
-		total = st.Target.Count + st.Current.Count
+		total := st.Target.Count + st.Current.Count
 		if surge := max(1, (want*SurgePercent+99)/100); st.Target.Count > want || total > max(want, st.Current.Count)+want+surge {
 			t.Fatalf("rollover asks for %d+%d of %d", st.Current.Count, st.Target.Count, want)
 		}
