@@ -1,0 +1,258 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/google/uuid"
+
+	"portico/internal/arm"
+	"portico/internal/online"
+	"portico/internal/store"
+)
+
+// Config is what the commands work with. All fields are required unless they say otherwise.
+type Config struct {
+	Store        store.Store
+	Artifacts    Artifacts
+	Environments Environments
+	Catalogue    online.Catalogue
+	Waker        Waker
+	Logs         Logs
+	Metrics      Metrics
+	// Default is the workspace that New makes when it does not exist; Location is what new workspaces get when
+	// their PUT names none.
+	Default  online.WorkspaceID
+	Location string
+	Now      func() time.Time
+	Logger   *slog.Logger
+}
+
+// Waker is told that there is something to reconcile. Wake never blocks.
+type Waker interface{ Wake() }
+
+// Artifacts is the content store, with the uploads that stand before it.
+type Artifacts interface {
+	// ImportUpload takes what lies in a container under a path (one blob, or every blob below it) into the content
+	// store. It answers an error that wraps fs.ErrNotExist when nothing is there.
+	ImportUpload(ctx context.Context, container, path string) (Content, error)
+	// Path is the root of the read-only tree with this digest.
+	Path(digest string) (string, error)
+	// DiscardUploads deletes a container of uploads; one that does not exist is no error.
+	DiscardUploads(ctx context.Context, container string) error
+}
+
+// Content is what an import made.
+type Content struct {
+	Digest string // the store's own, over names, modes and bytes
+	IsFile bool   // a single file, not a folder
+	Files  int
+	Bytes  int64
+}
+
+// Environments knows which environments can be built.
+type Environments interface {
+	// Check says why a specification can never be built, or nil. target is the field to report.
+	Check(spec online.EnvironmentSpec, target string) *online.Error
+	// Curated finds an environment that ships with Portico. When there is none, the error lists those that exist.
+	Curated(name string) (online.EnvironmentSpec, error)
+}
+
+// Logs reads what instances and environment builds printed.
+type Logs interface {
+	Logs(ctx context.Context, q LogQuery) (io.ReadCloser, error)
+}
+
+// Metrics answers what was measured of an endpoint's requests.
+type Metrics interface {
+	Query(ctx context.Context, q MetricsQuery) (MetricsAnswer, error)
+}
+
+// Caller is who gives a command, and from where.
+type Caller struct {
+	Principal online.Principal
+	RequestID string
+	ClientIP  string
+}
+
+// Service carries out commands. It is safe for concurrent use.
+type Service struct {
+	Config
+	grants grantKey
+}
+
+// New makes a Service. It creates the default workspace and the key of upload grants when they do not exist.
+func New(ctx context.Context, cfg Config) (*Service, error) {
+	s := &Service{Config: cfg}
+	if err := s.prepare(ctx); err != nil {
+		return nil, fmt.Errorf("prepare the management commands: %w", err)
+	}
+	return s, nil
+}
+
+// Accepted is the outcome of a change. Operation is nil where nothing waits.
+type Accepted[T any] struct {
+	Resource  T
+	Operation *online.Operation
+	Created   bool
+}
+
+// Match is a condition on the version that is in force: the ETag that the caller saw, or that nothing exists.
+type Match struct {
+	Revision int64 // If-Match; 0: any
+	None     bool  // If-None-Match: *
+	Exists   bool  // If-Match: *
+}
+
+// check compares the condition with what is stored; rec is nil when nothing is.
+func (m Match) check(rec *store.Record) *online.Error {
+	switch {
+	case m.None && rec != nil:
+		return online.Errorf(online.CodePrecondition, arm.FormatID(rec.ID), "it exists already, and If-None-Match: * asks that it does not")
+	case (m.Exists || m.Revision != 0) && rec == nil:
+		return online.Errorf(online.CodePrecondition, "", "it does not exist, and If-Match asks for a version of it")
+	case m.Revision != 0 && m.Revision != rec.SpecRevision:
+		return online.Errorf(online.CodePrecondition, arm.FormatID(rec.ID),
+			"it was changed since you read it: If-Match names %s and %s is in force; read it again", etag(m.Revision), etag(rec.SpecRevision))
+	}
+	return nil
+}
+
+func etag(revision int64) string { return fmt.Sprintf("%q", fmt.Sprint(revision)) }
+
+// update runs a command's transaction and tells reconcile. fn may run again after a conflict.
+func (s *Service) update(ctx context.Context, c Caller, fn func(tx store.Tx) error) error {
+	if c.Principal.ID == "" {
+		return online.Errorf(online.CodeUnauthorized, "", "a command needs a principal")
+	}
+	if err := s.Store.Update(ctx, fn); err != nil {
+		return translate(err)
+	}
+	s.Waker.Wake()
+	return nil
+}
+
+func (s *Service) view(ctx context.Context, c Caller, fn func(r store.Reader) error) error {
+	if c.Principal.ID == "" {
+		return online.Errorf(online.CodeUnauthorized, "", "a command needs a principal")
+	}
+	return translate(s.Store.View(ctx, fn))
+}
+
+// translate makes of the store's errors what a user sees. What is not known stays as it is: an internal error.
+func translate(err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := online.AsError(err); ok {
+		return err
+	}
+	switch {
+	case errors.Is(err, store.ErrFull):
+		return online.Errorf(online.CodeServiceUnavailable, "", "the change cannot be stored: %w; free space on the server's disk and try again", err)
+	case errors.Is(err, store.ErrClosed):
+		return online.Errorf(online.CodeServiceUnavailable, "", "the server is shutting down: %w", err)
+	case errors.Is(err, store.ErrStale):
+		return online.Errorf(online.CodePrecondition, "", "it was changed since you read it: %w; read it again", err)
+	}
+	return err
+}
+
+// find reads a record; nil when there is none.
+func find(r store.Reader, id online.ID) (*store.Record, error) {
+	rec, err := r.Get(id)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", id.Key(), err)
+	}
+	return rec, nil
+}
+
+// must reads a record that the command needs.
+func must(r store.Reader, id online.ID) (*store.Record, error) {
+	rec, err := find(r, id)
+	if err == nil && rec == nil {
+		err = notFound(id)
+	}
+	return rec, err
+}
+
+func notFound(id online.ID) *online.Error {
+	what := map[online.Kind]string{
+		online.KindWorkspace: "workspace", online.KindEndpoint: "online endpoint", online.KindDeployment: "deployment",
+		online.KindModel: "model", online.KindCode: "code", online.KindEnvironment: "environment",
+		online.KindData: "data asset", online.KindDatastore: "datastore",
+	}[id.Kind]
+	name := id.Name
+	switch {
+	case id.Kind == online.KindWorkspace:
+		name = id.Workspace.Name
+	case id.Kind == online.KindDeployment:
+		return online.Errorf(online.CodeNotFound, arm.FormatID(id), "deployment %q does not exist behind endpoint %q", id.Name, id.Parent)
+	case id.Parent != "":
+		name = id.Parent + ":" + id.Name
+	}
+	return online.Errorf(online.CodeNotFound, arm.FormatID(id), "%s %q does not exist in workspace %q", what, name, id.Workspace.Name)
+}
+
+// workspace reads the workspace that a command works in.
+func workspace(r store.Reader, w online.WorkspaceID) (*store.Workspace, error) {
+	rec, err := must(r, w.ID())
+	if err != nil {
+		return nil, err
+	}
+	return store.Decode[online.WorkspaceSpec, struct{}](rec)
+}
+
+// began makes a running operation for a record's newest spec.
+func (s *Service) began(tx store.Tx, c Caller, rec *store.Record, action string, now time.Time) (*online.Operation, error) {
+	op := &online.Operation{ID: uuid.NewString(), Target: rec.ID, TargetUID: rec.UID, Action: action,
+		Generation: rec.Generation, State: online.OperationRunning, Principal: c.Principal.Name, Start: now}
+	if err := tx.PutOperation(op); err != nil {
+		return nil, fmt.Errorf("record operation: %w", err)
+	}
+	return op, nil
+}
+
+// finished makes an operation that has nothing to wait for.
+func (s *Service) finished(tx store.Tx, c Caller, rec *store.Record, action string, now time.Time) (*online.Operation, error) {
+	op := &online.Operation{ID: uuid.NewString(), Target: rec.ID, TargetUID: rec.UID, Action: action,
+		Generation: rec.Generation, State: online.OperationSucceeded, Principal: c.Principal.Name, Start: now, End: now}
+	if err := tx.PutOperation(op); err != nil {
+		return nil, fmt.Errorf("record operation: %w", err)
+	}
+	return op, nil
+}
+
+// note adds an entry to the activity log. action is the last part of its name: write, delete, listKeys/action.
+func (s *Service) note(tx store.Tx, c Caller, id online.ID, action, outcome, detail string, now time.Time) error {
+	err := tx.AddActivity(online.Activity{Time: now, Principal: c.Principal.Name, Action: arm.TypeOf(id) + "/" + action,
+		Target: id, RequestID: c.RequestID, ClientIP: c.ClientIP, Outcome: outcome, Detail: detail})
+	if err != nil {
+		return fmt.Errorf("record activity: %w", err)
+	}
+	return nil
+}
+
+// Outcomes of an activity.
+const (
+	accepted  = "Accepted"
+	succeeded = "Succeeded"
+)
+
+// now is the wall clock in the precision that the store keeps.
+func (s *Service) now() time.Time { return s.Now().UTC().Truncate(time.Millisecond) }
+
+// failIf makes one error of many faults; nil of none.
+func failIf(faults []*online.Error) error {
+	if e := online.Join(faults); e != nil {
+		return e
+	}
+	return nil
+}

@@ -1,0 +1,188 @@
+package control
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+
+	"portico/internal/arm"
+	"portico/internal/online"
+	"portico/internal/store"
+)
+
+// CuratedPrefix begins the names of the environments that Azure ships; ours follow it.
+const CuratedPrefix = "AzureML-"
+
+// resolve turns a request's references into stored versions and checks that they can be used. It gives what a
+// person can mend as faults. A curated environment becomes a version in the workspace, so that every stored
+// reference names a record.
+func (s *Service) resolve(tx store.Tx, c Caller, w online.WorkspaceID, spec *online.DeploymentSpec, in arm.DeploymentRequest) ([]*online.Error, error) {
+	var faults []*online.Error
+	for _, r := range []struct {
+		ref    string
+		kind   online.Kind
+		target string
+		into   **online.AssetRef
+		check  func(*online.AssetSpec, string) *online.Error
+	}{
+		{in.Model, online.KindModel, "properties.model", &spec.Model, nil},
+		{in.Code, online.KindCode, "properties.codeConfiguration.codeId", &spec.Code,
+			func(a *online.AssetSpec, _ string) *online.Error { return s.checkScript(a, spec.ScoringScript) }},
+		{in.Environment, online.KindEnvironment, "properties.environmentId", &spec.Environment, s.checkEnvironment},
+	} {
+		if r.ref == "" {
+			continue
+		}
+		asset, err := s.find(tx, c, w, r.ref, r.kind, r.target)
+		if fault, ok := online.AsError(err); ok {
+			faults = append(faults, fault)
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		*r.into = &online.AssetRef{Workspace: asset.ID.Workspace, Kind: r.kind, Name: asset.ID.Parent, Version: asset.ID.Name}
+		if r.check != nil {
+			if fault := r.check(&asset.Spec, r.target); fault != nil {
+				faults = append(faults, fault)
+			}
+		}
+	}
+	if spec.Code == nil && spec.ScoringScript != "" && in.Code == "" {
+		faults = append(faults, online.Errorf(online.CodeBadArgument, "properties.codeConfiguration.codeId",
+			"codeConfiguration names a scoring script but no code; give codeId"))
+	}
+	return faults, nil
+}
+
+// find reads the version that a reference names. An *online.Error says what is wrong with the reference.
+func (s *Service) find(tx store.Tx, c Caller, w online.WorkspaceID, text string, kind online.Kind, target string) (*store.Asset, error) {
+	ref, err := arm.ParseReference(text, kind, w, target)
+	if err != nil {
+		return nil, err
+	}
+	if ref.Registry != "" {
+		return s.curated(tx, c, w, ref, target)
+	}
+	if ref.Label != "" {
+		return latest(tx, ref, target)
+	}
+	rec, err := find(tx, ref.Workspace.Asset(kind, ref.Name, ref.Version))
+	if err != nil {
+		return nil, err
+	}
+	if rec == nil && kind == online.KindEnvironment && hasFoldedPrefix(ref.Name, CuratedPrefix) {
+		return s.curated(tx, c, w, ref, target)
+	}
+	if rec == nil {
+		return nil, online.Errorf(online.CodeBadArgument, target, "%s %s:%s does not exist in workspace %q; register it first",
+			kind, ref.Name, ref.Version, ref.Workspace.Name)
+	}
+	return store.Decode[online.AssetSpec, struct{}](rec)
+}
+
+func hasFoldedPrefix(s, prefix string) bool {
+	return len(s) >= len(prefix) && strings.EqualFold(s[:len(prefix)], prefix)
+}
+
+// latest finds the version that was registered last and is not archived.
+func latest(r store.Reader, ref arm.Reference, target string) (*store.Asset, error) {
+	if !strings.EqualFold(ref.Label, "latest") {
+		return nil, online.Errorf(online.CodeBadArgument, target, "the label %.40q is not known; use @latest or a version", ref.Label)
+	}
+	all, err := versions(r, ref.Workspace, ref.Kind, ref.Name)
+	if err != nil {
+		return nil, err
+	}
+	if newest := newestOf(all); newest != nil {
+		return newest, nil
+	}
+	return nil, online.Errorf(online.CodeBadArgument, target, "%s %s has no version in workspace %q; register one first",
+		ref.Kind, ref.Name, ref.Workspace.Name)
+}
+
+// curated finds an environment that ships with Portico and registers it in the workspace at its first use.
+func (s *Service) curated(tx store.Tx, c Caller, w online.WorkspaceID, ref arm.Reference, target string) (*store.Asset, error) {
+	if ref.Kind != online.KindEnvironment {
+		return nil, online.Errorf(online.CodeNotImplemented, target,
+			"assets of registries are not implemented yet; register the %s in the workspace", ref.Kind)
+	}
+	if ref.Registry != "" && !strings.EqualFold(ref.Registry, "azureml") {
+		return nil, online.Errorf(online.CodeNotImplemented, target,
+			"the registry %.40q is not known; only curated environments of the registry azureml are", ref.Registry)
+	}
+	if ref.Label != "" && !strings.EqualFold(ref.Label, "latest") {
+		return nil, online.Errorf(online.CodeBadArgument, target, "the label %.40q is not known; use latest or a version", ref.Label)
+	}
+	spec, err := s.Environments.Curated(ref.Name)
+	if err != nil {
+		if fault, ok := online.AsError(err); ok {
+			fault.Target = target
+			return nil, fault
+		}
+		return nil, fmt.Errorf("look up the curated environment %s: %w", ref.Name, err)
+	}
+	version := ref.Version
+	if version == "" {
+		version = "1"
+	}
+	id := w.Asset(online.KindEnvironment, ref.Name, version)
+	rec, err := find(tx, id)
+	if err != nil {
+		return nil, err
+	}
+	if rec == nil {
+		asset := online.AssetSpec{Environment: &spec, Description: "Curated environment that ships with Portico."}
+		if rec, err = s.storeAsset(tx, c, id, &asset, nil, "create"); err != nil {
+			return nil, err
+		}
+	}
+	return store.Decode[online.AssetSpec, struct{}](rec)
+}
+
+// checkEnvironment says why a registered environment cannot be deployed.
+func (s *Service) checkEnvironment(a *online.AssetSpec, target string) *online.Error {
+	e := a.Environment
+	if e == nil || e.CondaFile == "" && e.Requirements == "" && e.Curated == "" {
+		return online.Errorf(online.CodeNotImplemented, target,
+			"the environment is an image alone, and images are not run yet; register one with a conda file or pip requirements")
+	}
+	return nil
+}
+
+// checkScript looks for the scoring script in the code's tree.
+func (s *Service) checkScript(code *online.AssetSpec, script string) *online.Error {
+	const target = "properties.codeConfiguration.scoringScript"
+	if script == "" || !fs.ValidPath(path.Clean(script)) {
+		return nil // Validate says what is wrong with it
+	}
+	root, err := s.Artifacts.Path(code.Digest)
+	if err != nil {
+		return online.Errorf(online.CodeConflict, "properties.codeConfiguration.codeId", "the content of the code is gone: %w; register it again", err)
+	}
+	dir, err := os.OpenRoot(root)
+	if err != nil {
+		return online.Errorf(online.CodeConflict, "properties.codeConfiguration.codeId", "the content of the code cannot be read: %w", withoutPath(err))
+	}
+	defer dir.Close()
+	info, err := dir.Stat(path.Clean(script))
+	if err != nil {
+		return online.Errorf(online.CodeBadArgument, target, "the scoring script %.80q is not in the code", script)
+	}
+	if !info.Mode().IsRegular() {
+		return online.Errorf(online.CodeBadArgument, target, "the scoring script %.80q is not a file", script)
+	}
+	return nil
+}
+
+// withoutPath drops the path of the server's own from an error that a user sees.
+func withoutPath(err error) error {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		return p.Err
+	}
+	return err
+}
