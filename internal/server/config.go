@@ -68,7 +68,6 @@ type Value struct {
 
 const (
 	mebibyte = 1 << 20
-	gibibyte = 1 << 30
 )
 
 // Settings lists everything that can be set, in the order in which people read it. instance_types is a list
@@ -90,8 +89,8 @@ func Settings() []Setting {
 		{Key: "host_orphan_timeout", Default: "10m", Usage: "how long workers live on without a server", set: duration(func(c *Config) *time.Duration { return &c.HostOrphanTimeout })},
 		{Key: "start_timeout", Default: "30m", Usage: "how long a deployment's instances may take to become ready", set: duration(func(c *Config) *time.Duration { return &c.StartTimeout })},
 		{Key: "max_request_bytes", Default: strconv.Itoa(100 * mebibyte), Usage: "largest body of a scoring request; 413 beyond it", set: number(func(c *Config) *int64 { return &c.MaxRequestBytes })},
-		{Key: "request_memory_bytes", Default: strconv.Itoa(gibibyte), Usage: "memory for the bodies of all requests in flight; 429 beyond it", set: number(func(c *Config) *int64 { return &c.RequestMemory })},
-		{Key: "overcommit", Default: "on", Usage: "on: instance types are ceilings; strict: refuse what the machine cannot hold", set: oneOf(func(c *Config) *string { return &c.Overcommit }, "on", "strict")},
+		{Key: "request_memory_bytes", Default: strconv.Itoa(512 * mebibyte), Usage: "memory for the bodies of all requests in flight; 429 beyond it", set: number(func(c *Config) *int64 { return &c.RequestMemory })},
+		{Key: "overcommit", Default: "allow", Usage: "allow: instance types are ceilings; strict: refuse what the machine cannot hold", set: oneOf(func(c *Config) *string { return &c.Overcommit }, "allow", "strict")},
 		{Key: "python_version_policy", Default: "nearest", Usage: "when the asked Python is not here: nearest (with a warning) or strict", set: oneOf(func(c *Config) *string { return &c.PythonPolicy }, "nearest", "strict")},
 		{Key: "isolation", Default: "auto", Usage: "auto: as much as the machine allows; required: refuse to start without user ids, mounts and cgroups", set: oneOf(func(c *Config) *string { return &c.Isolation }, "auto", "required")},
 		{Key: "subscription", Default: "00000000-0000-0000-0000-000000000001", Usage: "default subscription", set: text(func(c *Config) *string { return &c.Subscription })},
