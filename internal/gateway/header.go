@@ -1,0 +1,157 @@
+package gateway
+
+import (
+	"strings"
+
+	"portico/internal/inference"
+)
+
+// Names of header fields, as they are sent.
+const (
+	fieldDeployment   = "azureml-model-deployment"
+	fieldSession      = "azureml-model-session"
+	fieldModelStatus  = "ms-azureml-model-error-statuscode"
+	fieldModelReason  = "ms-azureml-model-error-reason"
+	fieldModelTime    = "ms-azureml-model-time"
+	fieldRequestID    = "x-request-id"
+	fieldClientID     = "x-ms-client-request-id"
+	fieldRunFailed    = "x-ms-run-function-failed"
+	fieldPlatform     = "ms-azureml-"
+	fieldWorker       = "x-portico-"
+	serverName        = "portico"
+	clientIDMaxLength = 40 // of Azure's front door, which keeps the first 40
+)
+
+// help is Azure's guide to the status codes, which are the same here. Azure appends its address to the body, which
+// breaks JSON; a Link field does not.
+const help = `<https://learn.microsoft.com/azure/machine-learning/how-to-troubleshoot-online-endpoints` +
+	`#http-status-codes>; rel="help"`
+
+// takeHeader reads the fields that are meant for the front door and leaves in x.Header those that go to the
+// instance: no credential, nothing that concerns one connection only, nothing that a caller could pass off as ours.
+func (x *Exchange) takeHeader() {
+	named := ""
+	kept := x.Header[:0]
+	for _, f := range x.Header {
+		switch {
+		case fold(f.Name, "authorization"):
+			x.authorization = f.Value
+			x.authorized++
+		case fold(f.Name, fieldDeployment):
+			x.pinned = strings.TrimSpace(f.Value)
+		case fold(f.Name, fieldClientID):
+			x.record.ClientRequestID = cleanID(f.Value)
+		case fold(f.Name, "connection"):
+			named = join(named, f.Value)
+		case dropped(f.Name), fold(f.Name, "host"), fold(f.Name, "expect"), fold(f.Name, "content-length"):
+		default:
+			if fold(f.Name, "user-agent") {
+				x.record.UserAgent = f.Value
+			}
+			kept = append(kept, f)
+		}
+	}
+	clear(x.Header[len(kept):])
+	x.Header = withoutNamed(kept, named)
+}
+
+// appendAnswer adds the fields of an instance's answer that the caller may see.
+func appendAnswer(to, from []inference.Field) []inference.Field {
+	named := ""
+	start := len(to)
+	for _, f := range from {
+		switch {
+		case fold(f.Name, "connection"):
+			named = join(named, f.Value)
+		case dropped(f.Name), fold(f.Name, "content-length"), fold(f.Name, "server"), fold(f.Name, "date"),
+			fold(f.Name, fieldClientID), fold(f.Name, fieldDeployment), fold(f.Name, fieldSession),
+			hasPrefixFold(f.Name, fieldPlatform):
+		default:
+			to = append(to, f)
+		}
+	}
+	return to[:start+len(withoutNamed(to[start:], named))]
+}
+
+// dropped says whether a field stops here in both directions: hop-by-hop (RFC 9110 section 7.6.1), or one that
+// only Portico itself may set.
+func dropped(name string) bool {
+	switch len(name) {
+	case 2:
+		return fold(name, "te")
+	case 7:
+		return fold(name, "trailer") || fold(name, "upgrade")
+	case 10:
+		return fold(name, "keep-alive")
+	case 12:
+		return fold(name, fieldRequestID)
+	case 16:
+		return fold(name, "proxy-connection")
+	case 17:
+		return fold(name, "transfer-encoding")
+	case 18:
+		return fold(name, "proxy-authenticate")
+	case 19:
+		return fold(name, "proxy-authorization")
+	}
+	return hasPrefixFold(name, fieldWorker)
+}
+
+func join(a, b string) string {
+	if a == "" {
+		return b
+	}
+	return a + "," + b
+}
+
+// withoutNamed removes the fields that a Connection field lists.
+func withoutNamed(fields []inference.Field, named string) []inference.Field {
+	for len(named) > 0 {
+		var name string
+		name, named, _ = strings.Cut(named, ",")
+		name = strings.TrimSpace(name)
+		if fold(name, "close") || fold(name, "keep-alive") || name == "" {
+			continue
+		}
+		kept := fields[:0]
+		for _, f := range fields {
+			if !fold(f.Name, name) {
+				kept = append(kept, f)
+			}
+		}
+		clear(fields[len(kept):])
+		fields = kept
+	}
+	return fields
+}
+
+// cleanID gives what Azure accepts of a client request id: letters, digits, '_' and '-', the first 40. One with
+// other characters is ignored as a whole.
+func cleanID(s string) string {
+	for i := range len(s) {
+		c := s[i] | 0x20
+		if !('a' <= c && c <= 'z' || '0' <= s[i] && s[i] <= '9' || s[i] == '_' || s[i] == '-') {
+			return ""
+		}
+	}
+	return s[:min(len(s), clientIDMaxLength)]
+}
+
+// fold compares ASCII names without regard to case; b is lower-case.
+func fold(a, b string) bool { return len(a) == len(b) && hasPrefixFold(a, b) }
+
+func hasPrefixFold(s, lower string) bool {
+	if len(s) < len(lower) {
+		return false
+	}
+	for i := range len(lower) {
+		c := s[i]
+		if 'A' <= c && c <= 'Z' {
+			c |= 0x20
+		}
+		if c != lower[i] {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,175 @@
+package gateway
+
+import (
+	"context"
+	"crypto/rand"
+	rand2 "math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"portico/internal/access"
+	"portico/internal/inference"
+	"portico/internal/route"
+)
+
+// Paths of the scoring listener.
+const (
+	pathHealth    = "/"
+	pathEndpoints = "/endpoints/"
+	pathScore     = "/score"
+)
+
+// Serve answers one request and records it. ctx ends when the caller hangs up. When Serve returns the answer has
+// been handed to the transport, the instance's slot is free again, and nothing of x is used any more.
+func (g *Gateway) Serve(ctx context.Context, x *Exchange) {
+	if x.Path == pathHealth {
+		g.health(x)
+		return
+	}
+	r := &x.record
+	r.Arrival, r.Method, r.Path, r.Protocol = x.Arrival, x.Method, x.Path, x.Protocol
+	r.RequestID = newRequestID()
+	x.takeHeader()
+	g.serve(ctx, x)
+	g.buffered.Add(-x.held)
+	r.Total = time.Since(r.Arrival)
+	g.recorder.Record(r)
+}
+
+// newRequestID makes a random UUID (version 4).
+func newRequestID() string {
+	var id uuid.UUID
+	rand.Read(id[:]) // never fails
+	id[6] = id[6]&0x0f | 0x40
+	id[8] = id[8]&0x3f | 0x80
+	return id.String()
+}
+
+func (g *Gateway) serve(ctx context.Context, x *Exchange) {
+	v := g.view.Load()
+	if v == nil {
+		x.refuse(refusalNotServing)
+		return
+	}
+	name, path, ok := g.target(x)
+	if !ok {
+		x.refuse(refusalNoRoute)
+		return
+	}
+	endpoint := v.table.Match(name)
+	if endpoint == nil {
+		x.refuse(refusalNoEndpoint)
+		return
+	}
+	x.record.Endpoint = endpoint.Name
+	if path != pathScore {
+		x.refuse(refusalNoRoute)
+		return
+	}
+	if x.Method != "GET" && x.Method != "POST" {
+		x.refuse(refusalMethod)
+		return
+	}
+	if refused := x.authenticate(endpoint); refused != nil {
+		x.refuse(refused)
+		return
+	}
+	chosen, miss := endpoint.Pick(x.pinned, rand2.Uint32())
+	switch miss {
+	case route.NoTraffic:
+		x.refuse(refusalNoDeployment)
+		return
+	case route.UnknownDeployment:
+		x.refuse(refusalBadDeployment)
+		return
+	}
+	x.record.Deployment = chosen.Name
+	g.score(ctx, x, chosen, v.states[chosen])
+}
+
+// score is the part of a request that happens under its deadline.
+func (g *Gateway) score(ctx context.Context, x *Exchange, r *route.Deployment, d *deployment) {
+	deadline := x.Arrival.Add(r.Request.Timeout)
+	if refused := g.readBody(ctx, x, deadline); refused != nil {
+		x.refuse(refused)
+		return
+	}
+	x.record.Upload = time.Since(x.Arrival)
+	size := int64(len(x.body))
+	x.record.RequestBytes = size
+	if err := d.queue.Acquire(ctx, deadline, size); err != nil {
+		x.record.Queue = time.Since(x.Arrival) - x.record.Upload
+		x.refuse(notAdmitted(ctx, d, err))
+		return
+	}
+	x.slot = slot{of: d, size: size}
+	defer x.slot.free()
+	x.call = inference.Call{
+		ID: x.record.RequestID, ClientID: x.record.ClientRequestID, Method: x.Method, Path: pathScore, Query: x.Query,
+		Header: x.Header, Body: x.body, Deadline: deadline,
+	}
+	g.forward(ctx, x)
+}
+
+// target reads the endpoint's name and the path behind it out of the URL.
+func (g *Gateway) target(x *Exchange) (name, path string, ok bool) {
+	if rest, found := strings.CutPrefix(x.Path, pathEndpoints); found {
+		slash := strings.IndexByte(rest, '/')
+		if slash < 0 {
+			return rest, "", rest != ""
+		}
+		return rest[:slash], rest[slash:], slash > 0
+	}
+	if g.cfg.Domain == "" {
+		return "", "", false
+	}
+	host := x.Host
+	if colon := strings.LastIndexByte(host, ':'); colon >= 0 {
+		host = host[:colon]
+	}
+	host = strings.TrimSuffix(host, ".")
+	n := len(host) - len(g.cfg.Domain)
+	if n < 2 || host[n-1] != '.' || !fold(host[n:], g.cfg.Domain) {
+		return "", "", false
+	}
+	return host[:n-1], x.Path, true
+}
+
+func (x *Exchange) authenticate(e *route.Endpoint) *refusal {
+	x.record.AuthMode = string(e.AuthMode)
+	if x.authorized > 1 {
+		return refusalBadHeader
+	}
+	key, err := access.Bearer(x.authorization)
+	if err != nil {
+		return refusalBadHeader
+	}
+	which := access.MatchKey(key, e.Keys)
+	if which < 0 {
+		return refusalAccessDenied
+	}
+	x.record.Caller = access.KeyName(which)
+	return nil
+}
+
+func (g *Gateway) health(x *Exchange) {
+	status, text := 200, `{"status":"ok"}`
+	switch {
+	case g.draining.Load():
+		status, text = 503, `{"status":"draining"}`
+	case g.view.Load() == nil:
+		status, text = 503, `{"status":"starting"}`
+	}
+	if x.Method != "GET" && x.Method != "HEAD" {
+		status, text = 405, `{"error":{"code":"method_not_allowed","message":"use GET"}}`
+	}
+	x.Begin(status, jsonHeader, int64(len(text)), false)
+	if x.Method != "HEAD" {
+		x.Write([]byte(text)) // a caller that hung up has no use for an error
+	}
+}
+
+// softFailure says whether an answer with status 200 reports that the scoring script failed.
+func softFailure(a *inference.Answer) bool { return strings.EqualFold(a.Get(fieldRunFailed), "true") }
