@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"portico/internal/arm"
+	"portico/internal/environment"
 	"portico/internal/online"
 	"portico/internal/store"
 )
@@ -37,7 +39,8 @@ type PutAsset struct {
 // version never changes: another one under the same number is a Conflict, the same one is accepted again.
 func (s *Service) PutAsset(ctx context.Context, c Caller, w online.WorkspaceID, kind online.Kind, name, version string, in PutAsset) (Accepted[Asset], error) {
 	id := w.Asset(kind, name, version)
-	if err := s.checkAsset(ctx, c, id, &in.Spec); err != nil {
+	notes, err := s.checkAsset(ctx, c, id, &in.Spec)
+	if err != nil {
 		return Accepted[Asset]{}, err
 	}
 	source, err := s.takeContent(ctx, c, id, &in.Spec)
@@ -72,7 +75,7 @@ func (s *Service) PutAsset(ctx context.Context, c Caller, w online.WorkspaceID, 
 		if err := s.note(tx, c, id, "write", succeeded, "", now); err != nil {
 			return err
 		}
-		out = Accepted[Asset]{Resource: Asset{Meta: meta(stored, online.StateSucceeded), Spec: spec}, Created: rec == nil}
+		out = Accepted[Asset]{Resource: Asset{Meta: meta(stored, online.StateSucceeded), Spec: spec}, Created: rec == nil, Notes: notes}
 		return nil
 	})
 	if err == nil {
@@ -82,7 +85,7 @@ func (s *Service) PutAsset(ctx context.Context, c Caller, w online.WorkspaceID, 
 }
 
 // checkAsset validates all that does not need the content.
-func (s *Service) checkAsset(ctx context.Context, c Caller, id online.ID, spec *online.AssetSpec) error {
+func (s *Service) checkAsset(ctx context.Context, c Caller, id online.ID, spec *online.AssetSpec) (notes []string, err error) {
 	var faults []*online.Error
 	if f := online.CheckAssetName("name", id.Parent, "name"); f != nil {
 		faults = append(faults, f)
@@ -93,39 +96,41 @@ func (s *Service) checkAsset(ctx context.Context, c Caller, id online.ID, spec *
 	faults = append(faults, checkWords(spec.Description, spec.Tags, spec.Properties, "properties.tags")...)
 	switch field := uriField(id.Kind); {
 	case id.Kind == online.KindEnvironment:
-		faults = append(faults, s.checkEnvironmentSpec(spec.Environment)...)
+		var fault *online.Error
+		if notes, fault = checkEnvironmentSpec(spec.Environment); fault != nil {
+			faults = append(faults, fault)
+		}
 	case spec.URI == "":
 		faults = append(faults, online.Errorf(online.CodeBadArgument, field, "a location of the content is required"))
 	}
 	if err := failIf(faults); err != nil {
-		return err
+		return nil, err
 	}
-	return s.view(ctx, c, func(r store.Reader) error {
+	return notes, s.view(ctx, c, func(r store.Reader) error {
 		_, err := workspace(r, id.Workspace)
 		return err
 	})
 }
 
-func (s *Service) checkEnvironmentSpec(e *online.EnvironmentSpec) []*online.Error {
+// checkEnvironmentSpec says why an environment can never be built, and what a build will not honour.
+func checkEnvironmentSpec(e *online.EnvironmentSpec) (notes []string, fault *online.Error) {
 	if e.Image == "" && e.CondaFile == "" && e.Requirements == "" {
-		return []*online.Error{online.Errorf(online.CodeBadArgument, "properties",
-			"an environment needs a condaFile, requirements or an image")}
+		return nil, online.Errorf(online.CodeBadArgument, "properties", "an environment needs a condaFile, requirements or an image")
 	}
-	if e.CondaFile != "" && e.Requirements != "" {
-		return []*online.Error{online.Errorf(online.CodeBadArgument, "properties.requirements",
-			"give either condaFile or requirements, not both")}
+	notes, err := environment.Check(*e)
+	if err != nil {
+		fault, known := online.AsError(err)
+		if !known {
+			fault = online.Errorf(online.CodeBadArgument, "", "the environment cannot be read: %w", err)
+		}
+		moved := *fault
+		moved.Target = strings.TrimSuffix("properties."+fault.Target, ".")
+		return nil, &moved
 	}
-	target := "properties.condaFile"
-	if e.Requirements != "" {
-		target = "properties.requirements"
+	if e.Image != "" && e.CondaFile+e.Requirements != "" {
+		notes = append(notes, "properties.image is recorded and not run: the environment is built from its packages")
 	}
-	if e.CondaFile == "" && e.Requirements == "" {
-		return nil
-	}
-	if fault := s.Environments.Check(*e, target); fault != nil {
-		return []*online.Error{fault}
-	}
-	return nil
+	return notes, nil
 }
 
 // sameContent enforces that a version means the same content for ever, also after it was deleted.

@@ -13,17 +13,17 @@ import (
 	"portico/internal/arm"
 	"portico/internal/online"
 	"portico/internal/store"
+	"portico/internal/telemetry"
 )
 
 // Config is what the commands work with. All fields are required unless they say otherwise.
 type Config struct {
-	Store        store.Store
-	Artifacts    Artifacts
-	Environments Environments
-	Catalogue    online.Catalogue
-	Waker        Waker
-	Logs         Logs
-	Metrics      Metrics
+	Store     store.Store
+	Artifacts Artifacts
+	Catalogue online.Catalogue
+	Waker     Waker
+	Logs      Logs
+	Metrics   Metrics
 	// Default is the workspace that New makes when it does not exist; Location is what new workspaces get when
 	// their PUT names none.
 	Default  online.WorkspaceID
@@ -54,14 +54,6 @@ type Content struct {
 	Bytes  int64
 }
 
-// Environments knows which environments can be built.
-type Environments interface {
-	// Check says why a specification can never be built, or nil. target is the field to report.
-	Check(spec online.EnvironmentSpec, target string) *online.Error
-	// Curated finds an environment that ships with Portico. When there is none, the error lists those that exist.
-	Curated(name string) (online.EnvironmentSpec, error)
-}
-
 // Logs reads what instances and environment builds printed.
 type Logs interface {
 	Logs(ctx context.Context, q LogQuery) (io.ReadCloser, error)
@@ -69,7 +61,7 @@ type Logs interface {
 
 // Metrics answers what was measured of an endpoint's requests.
 type Metrics interface {
-	Query(ctx context.Context, q MetricsQuery) (MetricsAnswer, error)
+	Query(endpoint string, since, until time.Time) telemetry.Summary
 }
 
 // Caller is who gives a command, and from where.
@@ -99,6 +91,7 @@ type Accepted[T any] struct {
 	Resource  T
 	Operation *online.Operation
 	Created   bool
+	Notes     []string // what the caller should know although the change was accepted
 }
 
 // Match is a condition on the version that is in force: the ETag that the caller saw, or that nothing exists.

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"strings"
 	"time"
 
 	"portico/internal/arm"
 	"portico/internal/online"
 	"portico/internal/store"
+	"portico/internal/telemetry"
 )
 
 // Bounds of what is read.
@@ -150,37 +152,16 @@ func newestFirst(a, b []online.Activity, limit int) []online.Activity {
 
 // MetricsQuery asks what was measured of an endpoint's requests.
 type MetricsQuery struct {
-	Endpoint   string
-	Deployment string // empty: each of them
+	Deployment string // empty: all of them
 	Since      time.Time
 	Until      time.Time
 }
 
-// MetricsAnswer holds a row per deployment (and one per answer that no deployment gave), over the whole span.
-type MetricsAnswer struct {
-	Since time.Time    `json:"since"`
-	Until time.Time    `json:"until"`
-	Rows  []MetricsRow `json:"rows"`
-}
-
-// MetricsRow is what was measured of one deployment. Times are milliseconds.
-type MetricsRow struct {
-	Deployment   string           `json:"deployment"`
-	Requests     int64            `json:"requests"`
-	ByStatus     map[string]int64 `json:"byStatus"` // status code -> requests
-	SoftFailures int64            `json:"softFailures"`
-	Average      float64          `json:"averageMs"`
-	P50          float64          `json:"p50Ms"`
-	P90          float64          `json:"p90Ms"`
-	P95          float64          `json:"p95Ms"`
-	P99          float64          `json:"p99Ms"`
-}
-
 // GetMetrics answers what was measured. Zero times mean the last hour.
-func (s *Service) GetMetrics(ctx context.Context, c Caller, w online.WorkspaceID, endpoint string, q MetricsQuery) (MetricsAnswer, error) {
+func (s *Service) GetMetrics(ctx context.Context, c Caller, w online.WorkspaceID, endpoint string, q MetricsQuery) (telemetry.Summary, error) {
 	e, err := s.GetEndpoint(ctx, c, w, endpoint)
 	if err != nil {
-		return MetricsAnswer{}, err
+		return telemetry.Summary{}, err
 	}
 	if q.Until.IsZero() {
 		q.Until = s.now()
@@ -189,8 +170,17 @@ func (s *Service) GetMetrics(ctx context.Context, c Caller, w online.WorkspaceID
 		q.Since = q.Until.Add(-DefaultSpan)
 	}
 	if !q.Since.Before(q.Until) || q.Until.Sub(q.Since) > MaxSpan {
-		return MetricsAnswer{}, online.Errorf(online.CodeBadArgument, "since", "the span must be more than nothing and at most %s", arm.FormatDuration(MaxSpan))
+		return telemetry.Summary{}, online.Errorf(online.CodeBadArgument, "since", "the span must be more than nothing and at most %s", arm.FormatDuration(MaxSpan))
 	}
-	q.Endpoint, q.Deployment = e.Meta.ID.Name, strings.ToLower(q.Deployment)
-	return s.Metrics.Query(ctx, q)
+	out := s.Metrics.Query(e.Meta.ID.Name, q.Since, q.Until)
+	if q.Deployment == "" {
+		return out, nil
+	}
+	of := strings.ToLower(q.Deployment)
+	out.Total = telemetry.Row{Endpoint: e.Meta.ID.Name, Deployment: of, Classes: map[string]int64{}, Statuses: []telemetry.StatusRow{}}
+	out.Deployments = slices.DeleteFunc(out.Deployments, func(r telemetry.Row) bool { return r.Deployment != of })
+	if len(out.Deployments) > 0 {
+		out.Total = out.Deployments[0]
+	}
+	return out, nil
 }

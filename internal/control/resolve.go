@@ -2,13 +2,13 @@ package control
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path"
 	"strings"
 
 	"portico/internal/arm"
+	"portico/internal/environment"
 	"portico/internal/online"
 	"portico/internal/store"
 )
@@ -117,13 +117,9 @@ func (s *Service) curated(tx store.Tx, c Caller, w online.WorkspaceID, ref arm.R
 	if ref.Label != "" && !strings.EqualFold(ref.Label, "latest") {
 		return nil, online.Errorf(online.CodeBadArgument, target, "the label %.40q is not known; use latest or a version", ref.Label)
 	}
-	spec, err := s.Environments.Curated(ref.Name)
+	name, err := environment.CuratedName(ref.Name)
 	if err != nil {
-		if fault, ok := online.AsError(err); ok {
-			fault.Target = target
-			return nil, fault
-		}
-		return nil, fmt.Errorf("look up the curated environment %s: %w", ref.Name, err)
+		return nil, at(err, target)
 	}
 	version := ref.Version
 	if version == "" {
@@ -135,12 +131,23 @@ func (s *Service) curated(tx store.Tx, c Caller, w online.WorkspaceID, ref arm.R
 		return nil, err
 	}
 	if rec == nil {
-		asset := online.AssetSpec{Environment: &spec, Description: "Curated environment that ships with Portico."}
+		asset := online.AssetSpec{Environment: &online.EnvironmentSpec{Curated: name, OSType: "Linux"},
+			Description: "Portico's curated environment " + name + "."}
 		if rec, err = s.storeAsset(tx, c, id, &asset, nil, "create"); err != nil {
 			return nil, err
 		}
 	}
 	return store.Decode[online.AssetSpec, struct{}](rec)
+}
+
+// at puts another target on an error that a user sees.
+func at(err error, target string) error {
+	if fault, ok := online.AsError(err); ok {
+		moved := *fault
+		moved.Target = target
+		return &moved
+	}
+	return err
 }
 
 // checkEnvironment says why a registered environment cannot be deployed.
