@@ -384,5 +384,5 @@ func controlSocket(dataDir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return filepath.Join(dir, "host.sock"), nil
+	return filepath.Join(dir, controlName), nil
 }

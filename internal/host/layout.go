@@ -102,6 +102,8 @@ func ownPrivateDir(dir string) bool {
 	return ok && int(st.Uid) == os.Geteuid()
 }
 
+const controlName = "host.sock"
+
 // lockFile takes an exclusive lock that ends with the process at the latest. Without wait, a lock that another
 // holds is ErrRunning.
 func lockFile(path string, wait bool) (unlock func(), err error) {
@@ -131,25 +133,33 @@ func lockFile(path string, wait bool) (unlock func(), err error) {
 
 // replaceFile writes a small file so that after a crash either the old or the new content is there.
 func replaceFile(path string, data []byte) error {
+	f, err := replaceOpen(path, data)
+	if f != nil {
+		_ = f.Close() // what it holds is on disk already
+	}
+	return err
+}
+
+// replaceOpen is replaceFile that gives the new file, opened for reading and writing. A file together with an
+// error is in place, but the directory's entry may not survive a power cut.
+func replaceOpen(path string, data []byte) (*os.File, error) {
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new-*")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	_, err = f.Write(data)
 	if err == nil {
 		err = f.Sync()
 	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
 	if err == nil {
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
+		_ = f.Close()
 		_ = os.Remove(f.Name())
-		return err
+		return nil, err
 	}
-	return syncDir(filepath.Dir(path))
+	return f, syncDir(filepath.Dir(path))
 }
 
 func syncDir(dir string) error {
