@@ -237,4 +237,3 @@ func NextVersion(versions []string) string {
 	}
 	return strconv.Itoa(largest + 1)
 }
-

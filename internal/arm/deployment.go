@@ -173,7 +173,7 @@ func (d *Deployment) Domain() (DeploymentRequest, []*online.Error) {
 	p := &d.Properties
 	faults := refuse(nil, refusal{p.PrivateNetworkConnection, "properties.privateNetworkConnection"})
 	r := DeploymentRequest{Spec: online.DeploymentSpec{
-		Location: d.Location, Description: p.Description, Tags: d.Tags, Properties: p.Properties,
+		Location: d.Location, Description: p.Description, Tags: d.Tags, Properties: ownProperties(p.Properties),
 		EndpointComputeType: word(p.EndpointComputeType, computeTypes...),
 		InstanceType:        p.InstanceType, ModelMountPath: text(p.ModelMountPath),
 		AppInsightsEnabled: p.AppInsightsEnabled, EgressPublicAccess: word(p.EgressPublicNetworkAccess, access...),
@@ -310,27 +310,44 @@ func (c *DataCollector) domain(faults []*online.Error) (*online.DataCollector, [
 	return out, faults
 }
 
-// NewDeployment renders a deployment with what the service has filled in.
+// NewDeployment renders a deployment with what the service has filled in. extra are properties that the service adds.
 func NewDeployment(m Meta, s online.DeploymentSpec, st online.DeploymentStatus, extra map[string]string) Deployment {
 	d := Deployment{
 		ID: FormatID(m.ID), Name: m.ID.Name, Type: TypeOf(m.ID), ETag: m.ETag, Location: s.Location,
-		Tags: orEmpty(s.Tags), Kind: "Managed", SystemData: m.systemData(),
-		SKU: &SKU{Name: "Default", Tier: "Standard", Capacity: new(s.InstanceCount)},
-		Properties: DeploymentProperties{
-			EndpointComputeType: s.EndpointComputeType, Description: s.Description,
-			Properties: map[string]string{}, ProvisioningState: string(m.State), InstanceType: s.InstanceType,
-			EnvironmentVariables:      map[string]string{},
-			AppInsightsEnabled:        s.AppInsightsEnabled,
-			EgressPublicNetworkAccess: s.EgressPublicAccess,
-			RequestSettings: &RequestSettings{MaxConcurrent: new(s.Request.MaxConcurrent),
-				MaxQueueWait: new(Duration(s.Request.MaxQueueWait)), RequestTimeout: new(Duration(s.Request.Timeout))},
-			LivenessProbe: newProbe(s.Liveness), ReadinessProbe: newProbe(s.Readiness),
-			ScaleSettings: &ScaleSettings{ScaleType: s.Scale.Type},
-		},
+		Tags: orEmpty(s.Tags), Kind: "Managed", SystemData: m.systemData(), SKU: deploymentSKU(s),
+		Properties: deploymentProperties(s),
 	}
 	p := &d.Properties
-	maps.Copy(p.Properties, s.Properties)
+	p.ProvisioningState = string(m.State)
 	maps.Copy(p.Properties, extra)
+	for _, i := range st.Instances {
+		p.Instances = append(p.Instances, Instance{ID: i.ID, Generation: i.Generation, State: string(i.State),
+			Restarts: i.Restarts, Reason: i.Reason})
+	}
+	p.Stages = stages(st.Stages)
+	if st.Error != nil && m.State == online.StateFailed {
+		e := errorDetail(st.Error)
+		p.ServiceError = &e
+	}
+	return d
+}
+
+func deploymentSKU(s online.DeploymentSpec) *SKU {
+	return &SKU{Name: "Default", Tier: "Standard", Capacity: new(s.InstanceCount)}
+}
+
+// deploymentProperties renders a spec.
+func deploymentProperties(s online.DeploymentSpec) DeploymentProperties {
+	p := DeploymentProperties{
+		EndpointComputeType: s.EndpointComputeType, Description: s.Description, Properties: map[string]string{},
+		InstanceType: s.InstanceType, EnvironmentVariables: map[string]string{},
+		AppInsightsEnabled: s.AppInsightsEnabled, EgressPublicNetworkAccess: s.EgressPublicAccess,
+		RequestSettings: &RequestSettings{MaxConcurrent: new(s.Request.MaxConcurrent),
+			MaxQueueWait: new(Duration(s.Request.MaxQueueWait)), RequestTimeout: new(Duration(s.Request.Timeout))},
+		LivenessProbe: newProbe(s.Liveness), ReadinessProbe: newProbe(s.Readiness),
+		ScaleSettings: &ScaleSettings{ScaleType: s.Scale.Type},
+	}
+	maps.Copy(p.Properties, s.Properties)
 	if s.Startup != nil {
 		p.StartupProbe = newProbe(*s.Startup)
 	}
@@ -350,17 +367,7 @@ func NewDeployment(m Meta, s online.DeploymentSpec, st online.DeploymentStatus, 
 	for k, v := range s.EnvironmentVariables {
 		p.EnvironmentVariables[k] = v.Reveal()
 	}
-	for _, i := range st.Instances {
-		p.Instances = append(p.Instances, Instance{ID: i.ID, Generation: i.Generation, State: string(i.State), Restarts: i.Restarts, Reason: i.Reason})
-	}
-	for _, g := range st.Stages {
-		p.Stages = append(p.Stages, Stage{Name: g.Name, State: g.State, Detail: g.Detail, StartTime: optionalTime(g.Start), EndTime: optionalTime(g.End)})
-	}
-	if st.Error != nil && m.State == online.StateFailed {
-		e := errorDetail(st.Error)
-		p.ServiceError = &e
-	}
-	return d
+	return p
 }
 
 func newProbe(p online.Probe) *Probe {

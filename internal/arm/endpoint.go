@@ -78,7 +78,7 @@ func (r RegenerateKeys) KeyKind() string {
 func (e *Endpoint) Domain() (online.EndpointSpec, []*online.Error) {
 	p := &e.Properties
 	spec := online.EndpointSpec{
-		Location: e.Location, Description: p.Description, Tags: e.Tags, Properties: p.Properties,
+		Location: e.Location, Description: p.Description, Tags: e.Tags, Properties: ownProperties(p.Properties),
 		AuthMode: online.AuthMode(word(p.AuthMode, authModes...)),
 		Traffic:  p.Traffic, MirrorTraffic: p.MirrorTraffic,
 		PublicNetworkAccess: word(p.PublicNetworkAccess, access...),

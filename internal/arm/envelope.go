@@ -1,6 +1,7 @@
 package arm
 
 import (
+	"maps"
 	"time"
 
 	"portico/internal/online"
@@ -82,6 +83,23 @@ func orEmpty[V any](m map[string]V) map[string]V {
 		return map[string]V{}
 	}
 	return m
+}
+
+// Properties that the service adds to a person's own. Microsoft's examples poll PropertyOperation.
+const (
+	PropertyOperation    = "AzureAsyncOperationUri"
+	PropertyEndpointID   = "azureml.onlineendpointid"
+	PropertyDeploymentID = "azureml.onlinedeploymentid"
+)
+
+// ownProperties drops what the service, or an SDK from systemData, had added to an answer that a client now sends
+// back.
+func ownProperties(given map[string]string) map[string]string {
+	out := maps.Clone(given)
+	for _, name := range []string{PropertyOperation, PropertyEndpointID, PropertyDeploymentID, "createdBy", "createdAt", "lastModifiedAt"} {
+		delete(out, name)
+	}
+	return out
 }
 
 // ErrorBody is the error document.

@@ -34,22 +34,27 @@ type Stage struct {
 	Detail    string `json:"detail,omitempty"`
 }
 
-// NewOperationStatus renders an operation; id is the path of its status resource, stages the progress of its target.
-func NewOperationStatus(id string, op *online.Operation, stages []online.Stage) OperationStatus {
+// NewOperationStatus renders an operation; id is the path of its status resource, progress that of its target.
+func NewOperationStatus(id string, op *online.Operation, progress []online.Stage) OperationStatus {
 	s := OperationStatus{
 		ID: id, Name: op.ID, Status: string(op.State), StartTime: FormatTime(op.Start), EndTime: FormatTime(op.End),
-		PercentComplete: percent(op, stages),
-		Properties:      &OperationProperties{Action: op.Action, ResourceID: FormatID(op.Target)},
+		PercentComplete: percent(op, progress),
+		Properties:      &OperationProperties{Action: op.Action, ResourceID: FormatID(op.Target), Stages: stages(progress)},
 	}
 	if op.Error != nil {
 		d := errorDetail(op.Error)
 		s.Error = &d
 	}
-	for _, st := range stages {
-		s.Properties.Stages = append(s.Properties.Stages, Stage{
-			Name: st.Name, State: st.State, Detail: st.Detail, StartTime: optionalTime(st.Start), EndTime: optionalTime(st.End)})
-	}
 	return s
+}
+
+// stages renders progress.
+func stages(progress []online.Stage) []Stage {
+	var out []Stage
+	for _, s := range progress {
+		out = append(out, Stage{Name: s.Name, State: s.State, Detail: s.Detail, StartTime: optionalTime(s.Start), EndTime: optionalTime(s.End)})
+	}
+	return out
 }
 
 func optionalTime(t time.Time) string {

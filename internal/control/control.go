@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"portico/internal/arm"
+	"portico/internal/artifact"
 	"portico/internal/online"
 	"portico/internal/store"
 	"portico/internal/telemetry"
@@ -19,7 +20,8 @@ import (
 // Config is what the commands work with. All fields are required unless they say otherwise.
 type Config struct {
 	Store     store.Store
-	Artifacts Artifacts
+	Artifacts *artifact.Store
+	Uploads   *artifact.Uploads
 	Catalogue online.Catalogue
 	Waker     Waker
 	Logs      Logs
@@ -34,25 +36,6 @@ type Config struct {
 
 // Waker is told that there is something to reconcile. Wake never blocks.
 type Waker interface{ Wake() }
-
-// Artifacts is the content store, with the uploads that stand before it.
-type Artifacts interface {
-	// ImportUpload takes what lies in a container under a path (one blob, or every blob below it) into the content
-	// store. It answers an error that wraps fs.ErrNotExist when nothing is there.
-	ImportUpload(ctx context.Context, container, path string) (Content, error)
-	// Path is the root of the read-only tree with this digest.
-	Path(digest string) (string, error)
-	// DiscardUploads deletes a container of uploads; one that does not exist is no error.
-	DiscardUploads(ctx context.Context, container string) error
-}
-
-// Content is what an import made.
-type Content struct {
-	Digest string // the store's own, over names, modes and bytes
-	IsFile bool   // a single file, not a folder
-	Files  int
-	Bytes  int64
-}
 
 // Logs reads what instances and environment builds printed.
 type Logs interface {
@@ -145,7 +128,7 @@ func translate(err error) error {
 		return err
 	}
 	switch {
-	case errors.Is(err, store.ErrFull):
+	case errors.Is(err, store.ErrFull), errors.Is(err, artifact.ErrFull):
 		return online.Errorf(online.CodeServiceUnavailable, "", "the change cannot be stored: %w; free space on the server's disk and try again", err)
 	case errors.Is(err, store.ErrClosed):
 		return online.Errorf(online.CodeServiceUnavailable, "", "the server is shutting down: %w", err)

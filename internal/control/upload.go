@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"portico/internal/arm"
+	"portico/internal/artifact"
 	"portico/internal/online"
 	"portico/internal/store"
 )
@@ -128,15 +129,12 @@ func (s *Service) takeContent(ctx context.Context, c Caller, id online.ID, spec 
 		return place{}, err
 	}
 	spec.URI = withoutQuery(spec.URI)
-	content, err := s.Artifacts.ImportUpload(ctx, at.container, at.path)
-	if errors.Is(err, fs.ErrNotExist) {
+	content, err := s.Artifacts.ImportUpload(ctx, s.Uploads, path.Join(at.container, at.path))
+	if errors.Is(err, artifact.ErrNotFound) {
 		return place{}, s.keepContent(ctx, c, id, spec)
 	}
-	if _, known := online.AsError(err); err != nil && !known {
-		err = fmt.Errorf("import the content of %s: %w", id.Key(), err)
-	}
 	if err != nil {
-		return place{}, err
+		return place{}, translate(fmt.Errorf("import the content of %s: %w", id.Key(), err))
 	}
 	if id.Kind == online.KindCode && content.IsFile {
 		return place{}, online.Errorf(online.CodeBadArgument, uriField(id.Kind), "the code must be a folder, and %.120q is a file", spec.URI)
@@ -161,13 +159,25 @@ func (s *Service) keepContent(ctx context.Context, c Caller, id online.ID, spec 
 	return online.Errorf(online.CodeBadArgument, uriField(id.Kind), "nothing was uploaded to %.200q; upload the content first", spec.URI)
 }
 
+// discardBatch is how many blobs are deleted between two looks at the context.
+const discardBatch = 100
+
 // discard deletes a container that was opened for one upload, after its content was taken over.
 func (s *Service) discard(ctx context.Context, at place) {
 	if !strings.HasPrefix(at.container, pendingPrefix) {
 		return
 	}
-	if err := s.Artifacts.DiscardUploads(ctx, at.container); err != nil {
-		s.Logger.Warn("cannot discard an upload", "container", at.container, "error", err)
+	for ctx.Err() == nil {
+		blobs := s.Uploads.List(at.container+"/", "", discardBatch)
+		if len(blobs) == 0 {
+			return
+		}
+		for _, b := range blobs {
+			if err := s.Uploads.Delete(b.Name); err != nil && !errors.Is(err, artifact.ErrNotFound) {
+				s.Logger.Warn("cannot discard an upload", "container", at.container, "error", err)
+				return
+			}
+		}
 	}
 }
 

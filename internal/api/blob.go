@@ -1,0 +1,594 @@
+package api
+
+import (
+	"encoding/base64"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"portico/internal/artifact"
+	"portico/internal/control"
+	"portico/internal/online"
+)
+
+// Bounds of uploads. The sizes are Azure's of service version 2019-12-12 and later.
+const (
+	MaxPutBytes       = 5000 << 20 // of a blob written in one piece
+	MaxBlockBytes     = 4000 << 20 // of one block
+	MaxBlockListBytes = 8 << 20    // of the XML that names blocks
+	maxBlobPage       = 5000       // entries of one listing
+	blobVersion       = "2023-11-03"
+	metadataPrefix    = "x-ms-meta-"
+)
+
+// The blob service is the part of Azure's that clients need to upload and read the content of assets:
+//
+//	PUT    /blobs/C/NAME                          x-ms-blob-type: BlockBlob; If-None-Match: *; Content-MD5
+//	PUT    /blobs/C/NAME?comp=block&blockid=B     PUT ...?comp=blocklist     GET ...?comp=blocklist
+//	PUT    /blobs/C/NAME?comp=metadata            GET and HEAD ...?comp=metadata
+//	GET    /blobs/C/NAME                          x-ms-range or Range        HEAD /blobs/C/NAME
+//	DELETE /blobs/C/NAME
+//	GET    /blobs/C?restype=container&comp=list   prefix delimiter marker maxresults include=metadata
+//
+// A request carries a grant that control signed in its query (sig=...), or the bearer token of a principal.
+func (a *API) routeBlobs() {
+	for _, path := range []string{"/blobs/{container}", "/blobs/{container}/{$}", "/blobs/{container}/{name...}"} {
+		a.mux.HandleFunc(path, func(_ http.ResponseWriter, r *http.Request) {
+			b := &blobCall{call: r.Context().Value(callKey{}).(*call)}
+			b.r = r
+			b.w.Header().Set("x-ms-version", blobVersion)
+			if err := b.serve(); err != nil {
+				b.failBlob(err)
+			}
+		})
+	}
+}
+
+// blobCall is one request to the blob service.
+type blobCall struct {
+	*call
+	grant control.Grant
+	admin bool // a principal with a token; no grant
+}
+
+// blobError is an error in the blob service's words.
+type blobError struct {
+	status  int
+	code    string
+	message string
+}
+
+func (e *blobError) Error() string { return e.code + ": " + e.message }
+
+func (b *blobCall) serve() error {
+	container, name := b.r.PathValue("container"), b.r.PathValue("name")
+	if err := b.authorize(container); err != nil {
+		return err
+	}
+	q := b.r.URL.Query()
+	comp := q.Get("comp")
+	if name == "" {
+		if b.r.Method == http.MethodGet && q.Get("restype") == "container" && comp == "list" {
+			return b.list(container, q)
+		}
+		return &blobError{http.StatusMethodNotAllowed, "UnsupportedHttpVerb", "a container can only be listed"}
+	}
+	full := container + "/" + name
+	switch b.r.Method + " " + comp {
+	case "PUT ":
+		return b.guard(container, name, "cw", func() error { return b.put(full) })
+	case "PUT block":
+		return b.guard(container, name, "cw", func() error { return b.putBlock(full, q.Get("blockid")) })
+	case "PUT blocklist":
+		return b.guard(container, name, "cw", func() error { return b.commit(full) })
+	case "PUT metadata":
+		return b.guard(container, name, "w", func() error { return b.setMetadata(full) })
+	case "GET ", "HEAD ", "HEAD metadata", "GET metadata":
+		return b.guard(container, name, "r", func() error { return b.get(full, comp == "metadata") })
+	case "GET blocklist":
+		return b.guard(container, name, "r", func() error { return b.blocks(full, q.Get("blocklisttype")) })
+	case "DELETE ":
+		return b.guard(container, name, "d", func() error { return b.remove(full) })
+	}
+	return &blobError{http.StatusMethodNotAllowed, "UnsupportedHttpVerb",
+		fmt.Sprintf("%.20s with comp=%.20s is not one of the operations that this blob service has", b.r.Method, comp)}
+}
+
+// authorize reads the grant of the query, or the bearer token.
+func (b *blobCall) authorize(container string) error {
+	if q := b.r.URL.Query(); q.Has("sig") {
+		g, err := b.api.Control.VerifyGrant(q, container)
+		if err != nil {
+			return err
+		}
+		b.grant = g
+		return nil
+	}
+	if _, err := b.api.Access.Verify(b.r.Header.Get("Authorization")); err != nil {
+		b.w.Header().Set("WWW-Authenticate", `Bearer realm="portico"`)
+		return err
+	}
+	b.admin = true
+	return nil
+}
+
+func (b *blobCall) guard(container, name, permission string, do func() error) error {
+	if !b.admin && !b.grant.Allows(container, name, permission) {
+		return &blobError{http.StatusForbidden, "AuthorizationPermissionMismatch", "the signature does not allow this operation on this blob"}
+	}
+	return do()
+}
+
+func (b *blobCall) put(name string) error {
+	if t := b.r.Header.Get("x-ms-blob-type"); !strings.EqualFold(t, "BlockBlob") {
+		return &blobError{http.StatusBadRequest, "InvalidHeaderValue", "x-ms-blob-type must be BlockBlob"}
+	}
+	if b.r.ContentLength < 0 {
+		return &blobError{http.StatusLengthRequired, "MissingContentLengthHeader", "Content-Length is required"}
+	}
+	o := artifact.PutOptions{Size: b.r.ContentLength, MaxBytes: MaxPutBytes, ContentType: b.contentType(), Metadata: b.metadata()}
+	var err error
+	if o.MD5, err = b.md5(); err != nil {
+		return err
+	}
+	if o.OnlyNew, err = b.onlyNew(name); err != nil {
+		return err
+	}
+	blob, err := b.api.Uploads.Put(b.r.Context(), name, b.r.Body, o)
+	if err != nil {
+		return err
+	}
+	return b.wrote(http.StatusCreated, blob)
+}
+
+// contentType is what readers of the blob will be told.
+func (b *blobCall) contentType() string {
+	if t := b.r.Header.Get("x-ms-blob-content-type"); t != "" {
+		return t
+	}
+	return b.r.Header.Get("Content-Type")
+}
+
+func (b *blobCall) md5() ([]byte, error) {
+	text := b.r.Header.Get("Content-MD5")
+	if text == "" {
+		return nil, nil
+	}
+	sum, err := base64.StdEncoding.DecodeString(text)
+	if err != nil || len(sum) != 16 {
+		return nil, &blobError{http.StatusBadRequest, "InvalidMd5", "Content-MD5 is not the base64 of 16 bytes"}
+	}
+	return sum, nil
+}
+
+// onlyNew reads the conditions of a write. If-Match is checked against what is there now.
+func (b *blobCall) onlyNew(name string) (bool, error) {
+	if want := b.r.Header.Get("If-Match"); want != "" {
+		blob, err := b.api.Uploads.Stat(name)
+		if err != nil || want != "*" && want != blob.ETag {
+			return false, &blobError{http.StatusPreconditionFailed, "ConditionNotMet", "If-Match names another version of the blob"}
+		}
+	}
+	switch v := b.r.Header.Get("If-None-Match"); v {
+	case "":
+		return false, nil
+	case "*":
+		return true, nil
+	default:
+		return false, &blobError{http.StatusBadRequest, "InvalidHeaderValue", "If-None-Match can only be *"}
+	}
+}
+
+// metadata collects the x-ms-meta- headers; names are kept in lower case.
+func (b *blobCall) metadata() map[string]string {
+	var out map[string]string
+	for name, values := range b.r.Header {
+		if key, ok := strings.CutPrefix(strings.ToLower(name), metadataPrefix); ok && key != "" && len(values) > 0 {
+			if out == nil {
+				out = map[string]string{}
+			}
+			out[key] = strings.Join(values, ",")
+		}
+	}
+	return out
+}
+
+func (b *blobCall) putBlock(name, id string) error {
+	if b.r.ContentLength < 0 {
+		return &blobError{http.StatusLengthRequired, "MissingContentLengthHeader", "Content-Length is required"}
+	}
+	sum, err := b.md5()
+	if err != nil {
+		return err
+	}
+	err = b.api.Uploads.PutBlock(b.r.Context(), name, id, b.r.Body, artifact.BlockOptions{Size: b.r.ContentLength, MaxBytes: MaxBlockBytes, MD5: sum})
+	if err != nil {
+		return err
+	}
+	b.w.Header().Set("x-ms-request-server-encrypted", "false")
+	return b.empty(http.StatusCreated)
+}
+
+// blockList is the XML of Put Block List: an ordered list of three kinds of elements.
+type blockList struct {
+	XMLName xml.Name `xml:"BlockList"`
+	Entries []struct {
+		XMLName xml.Name
+		ID      string `xml:",chardata"`
+	} `xml:",any"`
+}
+
+func (b *blobCall) commit(name string) error {
+	doc, err := io.ReadAll(io.LimitReader(b.r.Body, MaxBlockListBytes+1))
+	if err != nil {
+		return &blobError{http.StatusBadRequest, "InvalidInput", "the block list could not be read to its end"}
+	}
+	var list blockList
+	if len(doc) > MaxBlockListBytes || xml.Unmarshal(doc, &list) != nil {
+		return &blobError{http.StatusBadRequest, "InvalidXmlDocument", "the body is not a BlockList document"}
+	}
+	refs := make([]artifact.BlockRef, 0, len(list.Entries))
+	for _, e := range list.Entries {
+		from, ok := map[string]artifact.BlockSource{"Latest": artifact.BlockLatest, "Uncommitted": artifact.BlockUncommitted,
+			"Committed": artifact.BlockCommitted}[e.XMLName.Local]
+		if !ok {
+			return &blobError{http.StatusBadRequest, "InvalidXmlDocument", "a block list holds Latest, Committed and Uncommitted elements only"}
+		}
+		refs = append(refs, artifact.BlockRef{ID: strings.TrimSpace(e.ID), From: from})
+	}
+	o := artifact.CommitOptions{ContentType: b.r.Header.Get("x-ms-blob-content-type"), Metadata: b.metadata()}
+	if text := b.r.Header.Get("x-ms-blob-content-md5"); text != "" {
+		if o.MD5, err = base64.StdEncoding.DecodeString(text); err != nil {
+			return &blobError{http.StatusBadRequest, "InvalidMd5", "x-ms-blob-content-md5 is not base64"}
+		}
+	}
+	if o.OnlyNew, err = b.onlyNew(name); err != nil {
+		return err
+	}
+	blob, err := b.api.Uploads.CommitBlocks(b.r.Context(), name, refs, o)
+	if err != nil {
+		return err
+	}
+	return b.wrote(http.StatusCreated, blob)
+}
+
+func (b *blobCall) setMetadata(name string) error {
+	blob, err := b.api.Uploads.SetMetadata(name, b.metadata())
+	if err != nil {
+		return err
+	}
+	return b.wrote(http.StatusOK, blob)
+}
+
+// wrote answers a write.
+func (b *blobCall) wrote(status int, blob artifact.Blob) error {
+	b.stamp(blob)
+	b.w.Header().Set("x-ms-request-server-encrypted", "false")
+	return b.empty(status)
+}
+
+func (b *blobCall) stamp(blob artifact.Blob) {
+	h := b.w.Header()
+	h.Set("ETag", blob.ETag)
+	h.Set("Last-Modified", blob.Modified.UTC().Format(http.TimeFormat))
+}
+
+func (b *blobCall) describe(blob artifact.Blob) {
+	b.stamp(blob)
+	h := b.w.Header()
+	h.Set("x-ms-blob-type", "BlockBlob")
+	h.Set("x-ms-creation-time", blob.Modified.UTC().Format(http.TimeFormat))
+	h.Set("Accept-Ranges", "bytes")
+	for k, v := range blob.Metadata {
+		h.Set(metadataPrefix+k, v)
+	}
+}
+
+func (b *blobCall) get(name string, metadataOnly bool) error {
+	blob, body, err := b.api.Uploads.Open(name)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	b.describe(blob)
+	h := b.w.Header()
+	if metadataOnly {
+		return b.empty(http.StatusOK)
+	}
+	if h.Set("Content-Type", blob.ContentType); blob.ContentType == "" {
+		h.Set("Content-Type", "application/octet-stream")
+	}
+	first, length, partial, err := byteRange(b.r, blob.Size)
+	if err != nil {
+		h.Set("Content-Range", fmt.Sprintf("bytes */%d", blob.Size))
+		return err
+	}
+	status := http.StatusOK
+	if len(blob.MD5) > 0 {
+		sum := base64.StdEncoding.EncodeToString(blob.MD5)
+		if partial {
+			h.Set("x-ms-blob-content-md5", sum)
+		} else {
+			h.Set("Content-MD5", sum)
+		}
+	}
+	if partial {
+		status = http.StatusPartialContent
+		h.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", first, first+length-1, blob.Size))
+	}
+	h.Set("Content-Length", strconv.FormatInt(length, 10))
+	if _, err := body.Seek(first, io.SeekStart); err != nil {
+		return fmt.Errorf("read blob %s: %w", name, err)
+	}
+	b.w.WriteHeader(status)
+	if b.r.Method == http.MethodHead {
+		return nil
+	}
+	if _, err := io.CopyN(b.w, body, length); err != nil && b.r.Context().Err() == nil {
+		b.api.Logger.Debug("a download was cut off", "request_id", b.requestID, "blob", name, "error", err)
+	}
+	return nil
+}
+
+// byteRange reads x-ms-range, or Range: one range "bytes=A-B" or "bytes=A-". Other forms of Range are ignored, as
+// HTTP allows. An empty blob has no range: Azure answers 200.
+func byteRange(r *http.Request, size int64) (first, length int64, partial bool, err error) {
+	text := r.Header.Get("x-ms-range")
+	if text == "" {
+		text = r.Header.Get("Range")
+	}
+	spec, ok := strings.CutPrefix(text, "bytes=")
+	from, to, dash := strings.Cut(spec, "-")
+	if !ok || !dash || from == "" || size == 0 {
+		return 0, size, false, nil
+	}
+	first, err = strconv.ParseInt(from, 10, 64)
+	last := size - 1
+	if err == nil && to != "" {
+		last, err = strconv.ParseInt(to, 10, 64)
+	}
+	if err != nil || first < 0 || last < first {
+		return 0, size, false, nil
+	}
+	if first >= size {
+		return 0, 0, false, &blobError{http.StatusRequestedRangeNotSatisfiable, "InvalidRange", "the range begins after the end of the blob"}
+	}
+	last = min(last, size-1)
+	return first, last - first + 1, true, nil
+}
+
+func (b *blobCall) remove(name string) error {
+	if err := b.api.Uploads.Delete(name); err != nil {
+		return err
+	}
+	return b.empty(http.StatusAccepted)
+}
+
+// blockListing is the answer of Get Block List.
+type blockListing struct {
+	XMLName     xml.Name   `xml:"BlockList"`
+	Committed   *blockSpan `xml:"CommittedBlocks"`
+	Uncommitted *blockSpan `xml:"UncommittedBlocks"`
+}
+
+type blockSpan struct {
+	Blocks []blockEntry `xml:"Block"`
+}
+
+type blockEntry struct {
+	Name string `xml:"Name"`
+	Size int64  `xml:"Size"`
+}
+
+func (b *blobCall) blocks(name, which string) error {
+	committed, uncommitted, err := b.api.Uploads.Blocks(name)
+	if err != nil {
+		return err
+	}
+	var out blockListing
+	if which = strings.ToLower(which); which == "" || which == "committed" || which == "all" {
+		out.Committed = span(committed)
+	}
+	if which == "uncommitted" || which == "all" {
+		out.Uncommitted = span(uncommitted)
+	}
+	return b.xml(http.StatusOK, out)
+}
+
+func span(blocks []artifact.Block) *blockSpan {
+	var s blockSpan
+	for _, bl := range blocks {
+		s.Blocks = append(s.Blocks, blockEntry{bl.ID, bl.Size})
+	}
+	return &s
+}
+
+// xml answers with a document.
+func (b *blobCall) xml(status int, v any) error {
+	doc, err := xml.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode an answer: %w", err)
+	}
+	b.w.Header().Set("Content-Type", "application/xml")
+	b.w.WriteHeader(status)
+	if b.r.Method != http.MethodHead {
+		_, _ = b.w.Write(append([]byte(xml.Header), doc...)) // a client that is gone is not told
+	}
+	return nil
+}
+
+// failBlob answers with an error in the blob service's words.
+func (b *blobCall) failBlob(err error) {
+	be := b.blobError(err)
+	if be == nil {
+		return
+	}
+	h := b.w.Header()
+	h.Set("x-ms-error-code", be.code)
+	h.Del("Content-Length")
+	type document struct {
+		XMLName xml.Name `xml:"Error"`
+		Code    string   `xml:"Code"`
+		Message string   `xml:"Message"`
+	}
+	// Encoding two strings cannot fail.
+	_ = b.xml(be.status, document{Code: be.code, Message: be.message + "\nRequestId:" + b.requestID + "\nTime:" + time.Now().UTC().Format(time.RFC3339)})
+}
+
+// blobError finds the words for an error; nil when the client is gone.
+func (b *blobCall) blobError(err error) *blobError {
+	var be *blobError
+	if errors.As(err, &be) {
+		return be
+	}
+	switch {
+	case b.r.Context().Err() != nil:
+		return nil
+	case errors.Is(err, artifact.ErrNotFound):
+		return &blobError{http.StatusNotFound, "BlobNotFound", "the blob does not exist"}
+	case errors.Is(err, artifact.ErrExists):
+		return &blobError{http.StatusConflict, "BlobAlreadyExists", "the blob exists"}
+	case errors.Is(err, artifact.ErrFull):
+		b.api.Logger.Warn("no space for an upload", "request_id", b.requestID, "error", err)
+		return &blobError{http.StatusServiceUnavailable, "ServerBusy", "the server's disk is full; free space and try again"}
+	}
+	e, known := online.AsError(err)
+	if !known {
+		b.api.Logger.Error("blob request failed", "request_id", b.requestID, "method", b.r.Method, "path", b.r.URL.Path, "error", err)
+		return &blobError{http.StatusInternalServerError, "InternalError", "the server failed; its log tells more under the request id"}
+	}
+	code := map[online.Code]string{online.CodeUnauthorized: "NoAuthenticationInformation", online.CodeForbidden: "AuthenticationFailed",
+		online.CodeTooLarge: "RequestBodyTooLarge"}[e.Code]
+	switch {
+	case e.Target == "Content-MD5":
+		code = "Md5Mismatch"
+	case code == "":
+		code = "InvalidInput"
+	}
+	return &blobError{e.HTTPStatus(), code, e.Message}
+}
+
+// listing is the answer of List Blobs.
+type listing struct {
+	XMLName    xml.Name   `xml:"EnumerationResults"`
+	Service    string     `xml:"ServiceEndpoint,attr"`
+	Container  string     `xml:"ContainerName,attr"`
+	Prefix     string     `xml:"Prefix,omitempty"`
+	Marker     string     `xml:"Marker,omitempty"`
+	MaxResults int        `xml:"MaxResults,omitempty"`
+	Delimiter  string     `xml:"Delimiter,omitempty"`
+	Blobs      listedRefs `xml:"Blobs"`
+	NextMarker string     `xml:"NextMarker"`
+}
+
+type listedRefs struct {
+	Blobs    []listedBlob   `xml:"Blob"`
+	Prefixes []listedPrefix `xml:"BlobPrefix"`
+}
+
+type listedPrefix struct {
+	Name string `xml:"Name"`
+}
+
+type listedBlob struct {
+	Name       string           `xml:"Name"`
+	Properties listedProperties `xml:"Properties"`
+	Metadata   *listedMetadata  `xml:"Metadata"`
+}
+
+type listedProperties struct {
+	CreationTime  string `xml:"Creation-Time"`
+	LastModified  string `xml:"Last-Modified"`
+	ETag          string `xml:"Etag"`
+	ContentLength int64  `xml:"Content-Length"`
+	ContentType   string `xml:"Content-Type"`
+	ContentMD5    string `xml:"Content-MD5,omitempty"`
+	BlobType      string `xml:"BlobType"`
+}
+
+type listedMetadata struct {
+	Pairs []metadataPair
+}
+
+type metadataPair struct {
+	XMLName xml.Name
+	Value   string `xml:",chardata"`
+}
+
+// list answers List Blobs: names in order, those with a delimiter after the prefix folded into one entry.
+func (b *blobCall) list(container string, q url.Values) error {
+	prefix, delimiter := q.Get("prefix"), q.Get("delimiter")
+	if !b.admin && !b.grant.Allows(container, strings.TrimSuffix(prefix, "/"), "l") {
+		return &blobError{http.StatusForbidden, "AuthorizationPermissionMismatch", "the signature does not allow listing under this prefix"}
+	}
+	most := maxBlobPage
+	if text := q.Get("maxresults"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			return &blobError{http.StatusBadRequest, "OutOfRangeQueryParameterValue", "maxresults must be at least 1"}
+		}
+		most = min(n, maxBlobPage)
+	}
+	out := listing{Service: b.base() + control.BlobPath, Container: container, Prefix: prefix, Marker: q.Get("marker"), Delimiter: delimiter}
+	after := ""
+	if m := q.Get("marker"); m != "" {
+		name, err := base64.RawURLEncoding.DecodeString(m)
+		if err != nil {
+			return &blobError{http.StatusBadRequest, "InvalidQueryParameterValue", "the marker is not one that a listing gave"}
+		}
+		after = container + "/" + string(name)
+	}
+	for n := 0; n < most; n++ {
+		next := b.api.Uploads.List(container+"/"+prefix, after, 1)
+		if len(next) == 0 {
+			return b.xml(http.StatusOK, out)
+		}
+		name := strings.TrimPrefix(next[0].Name, container+"/")
+		folder, folded := fold(name, prefix, delimiter)
+		if folded {
+			out.Blobs.Prefixes = append(out.Blobs.Prefixes, listedPrefix{folder})
+			after = container + "/" + folder + "\U0010FFFF" // after every name in the folder
+			continue
+		}
+		out.Blobs.Blobs = append(out.Blobs.Blobs, listed(name, next[0], strings.Contains(q.Get("include"), "metadata")))
+		after = next[0].Name
+	}
+	if len(b.api.Uploads.List(container+"/"+prefix, after, 1)) > 0 {
+		out.NextMarker = base64.RawURLEncoding.EncodeToString([]byte(strings.TrimPrefix(after, container+"/")))
+	}
+	return b.xml(http.StatusOK, out)
+}
+
+// fold gives the part of a name up to the first delimiter after the prefix.
+func fold(name, prefix, delimiter string) (string, bool) {
+	if delimiter == "" {
+		return "", false
+	}
+	i := strings.Index(name[len(prefix):], delimiter)
+	if i < 0 {
+		return "", false
+	}
+	return name[:len(prefix)+i+len(delimiter)], true
+}
+
+func listed(name string, blob artifact.Blob, metadata bool) listedBlob {
+	modified := blob.Modified.UTC().Format(http.TimeFormat)
+	out := listedBlob{Name: name, Properties: listedProperties{CreationTime: modified, LastModified: modified,
+		ETag: strings.Trim(blob.ETag, `"`), ContentLength: blob.Size, ContentType: blob.ContentType, BlobType: "BlockBlob"}}
+	if len(blob.MD5) > 0 {
+		out.Properties.ContentMD5 = base64.StdEncoding.EncodeToString(blob.MD5)
+	}
+	if metadata && len(blob.Metadata) > 0 {
+		out.Metadata = &listedMetadata{}
+		for k, v := range blob.Metadata {
+			out.Metadata.Pairs = append(out.Metadata.Pairs, metadataPair{XMLName: xml.Name{Local: k}, Value: v})
+		}
+	}
+	return out
+}

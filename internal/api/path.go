@@ -1,0 +1,82 @@
+package api
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+
+	"portico/internal/arm"
+	"portico/internal/control"
+)
+
+// Beginnings of paths in the mux.
+const (
+	subscriptionPath = "/subscriptions/{subscription}"
+	groupPath        = subscriptionPath + "/resourceGroups/{group}"
+	workspacesPath   = groupPath + "/providers/" + arm.Namespace + "/workspaces"
+	workspacePath    = workspacesPath + "/{workspace}"
+)
+
+// fixed are the segments that a path may have at the places of types and actions, in the spelling of the mux.
+var fixed = func() map[string]string {
+	m := map[string]string{}
+	for _, s := range []string{"subscriptions", "resourceGroups", "providers", arm.Namespace, "workspaces",
+		"onlineEndpoints", "deployments", "listKeys", "regenerateKeys", "token", "getLogs", "skus", "metrics",
+		"activities", "revisions", "rollback", "models", "codes", "environments", "data", "versions",
+		"startPendingUpload", "datastores", "listSecrets", "locations", "mfeOperationsStatus", "mfeOperationResults"} {
+		m[strings.ToLower(s)] = s
+	}
+	return m
+}()
+
+// canonical gives the request with the fixed segments of its ARM path in the mux's spelling; nil when the path has
+// an empty or relative segment. A path is a chain of pairs, type and name; only types are folded, so a workspace
+// that is called MODELS keeps its name.
+func canonical(r *http.Request) *http.Request {
+	p := r.URL.EscapedPath()
+	if strings.HasPrefix(p, control.BlobPath) {
+		return cleanBlobPath(r, p)
+	}
+	seg := strings.Split(strings.TrimSuffix(strings.TrimPrefix(p, "/"), "/"), "/")
+	provider := false
+	for i, typeNext := 0, true; i < len(seg); i++ {
+		name, err := url.PathUnescape(seg[i])
+		if err != nil || name == "." || name == ".." || name == "" && len(seg) > 1 {
+			return nil
+		}
+		if typeNext || provider {
+			if known, ok := fixed[strings.ToLower(name)]; ok {
+				seg[i] = known
+			}
+		}
+		// The segment after "providers" is the namespace, and a type follows it as after any name.
+		provider = typeNext && seg[i] == "providers"
+		typeNext = !typeNext
+	}
+	return withPath(r, "/"+strings.Join(seg, "/"))
+}
+
+// cleanBlobPath keeps a blob's path as it is, unless the mux would redirect it.
+func cleanBlobPath(r *http.Request, p string) *http.Request {
+	for _, seg := range strings.Split(p[1:], "/") {
+		if name, err := url.PathUnescape(seg); err != nil || name == "." || name == ".." {
+			return nil
+		}
+	}
+	if strings.Contains(p, "//") {
+		return nil
+	}
+	return r
+}
+
+func withPath(r *http.Request, escaped string) *http.Request {
+	plain, err := url.PathUnescape(escaped)
+	if err != nil {
+		return nil
+	}
+	u := *r.URL
+	u.Path, u.RawPath = plain, escaped
+	out := *r
+	out.URL = &u
+	return &out
+}
