@@ -67,7 +67,10 @@ type Upstream interface {
 	Do(ctx context.Context, call *Call) (*Answer, error)
 }
 
-func equalFold(a, b string) bool {
+type text interface{ ~string | ~[]byte }
+
+// equalFold compares without regard to ASCII case.
+func equalFold[A, B text](a A, b B) bool {
 	if len(a) != len(b) {
 		return false
 	}

@@ -2,7 +2,11 @@ package inference
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"path/filepath"
+	"sync"
 	"time"
 )
 
@@ -42,38 +46,368 @@ const (
 	DefaultBackOffReset = 60 * time.Second
 )
 
+// What a pool does without being told.
+const (
+	depthMax        = 3                     // connections to a worker: one that executes, two that prefetch
+	prefetchBelow   = time.Millisecond      // mean run time up to which requests are prefetched
+	prefetchBody    = 64 << 10              // bytes of a request body that may wait in a socket
+	patience        = 3 * time.Millisecond  // after which an answer counts as slow, and a prefetched request is withdrawn
+	attemptsMax     = 8                     // workers that a request is offered to before it gets ErrClosed
+	socketPathMax   = 100                   // bytes; the least that a supported system allows is 104 with the final zero
+	meanWeight      = 8                     // of n finished requests the newest counts 1/meanWeight of the mean
+	numberGap       = 2 * withdrawSlots     // left out when numbering is resumed, so that no old withdrawal matches
+	killWait        = 10 * time.Second      // for a process to end after SIGKILL
+	launchTimeout   = 30 * time.Second      // for a Launcher to answer
+	connectTimeout  = 2 * time.Second       // for a worker's socket to take a connection
+	lostWait        = time.Second           // for the exit of a process whose connection broke
+	statusFast      = 2 * time.Millisecond  // between looks at a young worker's page
+	statusSlow      = 20 * time.Millisecond // between looks at the page of one that has been starting for longer
+	statusFastLooks = 100                   // how many of the former
+)
+
 // Pool is one instance: its worker processes and the calls that they get. It implements Upstream.
 type Pool struct {
-	cfg    PoolConfig
-	launch Launcher
-	log    *slog.Logger
+	cfg      PoolConfig
+	launcher Launcher
+	log      *slog.Logger
+	stop     context.CancelFunc // ends the minders
+	wg       sync.WaitGroup     // minders and everything that follows a canceled request
+	killing  chan struct{}      // full while a hung worker is being replaced
+
+	mu        sync.Mutex
+	workers   []*worker
+	waiters   queue
+	admitted  int
+	draining  bool
+	ending    ending
+	quiet     chan struct{} // made by Drain; closed when nothing is admitted
+	state     State
+	since     time.Time
+	ready     time.Time
+	everReady bool
+	downSince time.Time // since when no worker can be called; zero while one can
+	downTimer *time.Timer
+	gone      bool // Close or Detach has come to its end
+	watchers  map[*watcher]struct{}
 }
+
+type ending uint8
+
+const (
+	goingOn ending = iota
+	closing
+	detaching
+)
 
 // NewPool makes an instance and starts (or takes up again) its workers in the background. It fails only on a
 // configuration that cannot work. Exactly one of Close and Detach must be called.
 func NewPool(cfg PoolConfig, launcher Launcher, logger *slog.Logger) (*Pool, error) {
-	return &Pool{cfg: cfg, launch: launcher, log: logger}, nil
+	if cfg.Workers < 1 || cfg.MaxConcurrent < 1 {
+		return nil, fmt.Errorf("make pool %s: %d workers, %d concurrent calls: both must be at least 1",
+			cfg.Instance, cfg.Workers, cfg.MaxConcurrent)
+	}
+	cfg.fill()
+	ctx, stop := context.WithCancel(context.Background())
+	now := time.Now()
+	p := &Pool{
+		cfg: cfg, launcher: launcher, log: logger.With("instance", cfg.Instance), stop: stop, since: now, downSince: now,
+		killing: make(chan struct{}, 1), watchers: make(map[*watcher]struct{}),
+	}
+	for i := range cfg.Workers {
+		spec := WorkerSpec{
+			ID:     fmt.Sprintf("%s-w%d", cfg.Instance, i),
+			Index:  i,
+			Socket: filepath.Join(cfg.Dir, fmt.Sprintf("w%d.sock", i)),
+			Page:   filepath.Join(cfg.Dir, fmt.Sprintf("w%d.page", i)),
+		}
+		if len(spec.Socket) > socketPathMax {
+			stop()
+			return nil, fmt.Errorf("make pool %s: socket path %q is longer than %d bytes", cfg.Instance, spec.Socket, socketPathMax)
+		}
+		p.workers = append(p.workers, &worker{pool: p, spec: spec, since: now, done: ctx.Done(), hurried: make(chan struct{})})
+	}
+	p.mu.Lock()
+	p.downTimer = time.AfterFunc(cfg.RestartWait, p.giveUpWaiting)
+	p.mu.Unlock()
+	for _, w := range p.workers {
+		p.wg.Go(func() { w.mind(ctx) })
+	}
+	return p, nil
+}
+
+func (c *PoolConfig) fill() {
+	for _, d := range []struct {
+		value    *time.Duration
+		fallback time.Duration
+	}{
+		{&c.HangTimeout, DefaultHangTimeout}, {&c.StopGrace, DefaultStopGrace}, {&c.RestartWait, DefaultRestartWait},
+		{&c.BackOff.First, DefaultBackOffFirst}, {&c.BackOff.Max, DefaultBackOffMax}, {&c.BackOff.Reset, DefaultBackOffReset},
+	} {
+		if *d.value <= 0 {
+			*d.value = d.fallback
+		}
+	}
 }
 
 // Do sends the call to the least loaded worker, in order of arrival, and gives its answer. Errors: ErrDeadline
 // when call.Deadline passed, ctx's error when the caller hung up, ErrBusy and ErrClosed when the call was not started,
 // *LostError when its worker died over it.
-func (p *Pool) Do(ctx context.Context, call *Call) (*Answer, error) { return nil, ErrClosed }
+func (p *Pool) Do(ctx context.Context, call *Call) (*Answer, error) {
+	if err := p.admit(); err != nil {
+		return nil, err
+	}
+	for attempt := range attemptsMax {
+		ln, err := p.acquire(ctx, call, attempt > 0)
+		if err != nil {
+			p.leave()
+			return nil, err
+		}
+		answer, err := ln.exchange(ctx, call)
+		if err == nil {
+			return answer, nil // whoever reads the answer leaves
+		}
+		if !errors.Is(err, errAgain) {
+			p.leave()
+			return nil, err
+		}
+	}
+	p.leave()
+	return nil, ErrClosed
+}
 
-// Status gives the instance as it is.
-func (p *Pool) Status() Status { return Status{} }
+func (p *Pool) admit() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.draining || p.ending != goingOn:
+		return ErrClosed
+	case p.admitted >= p.cfg.MaxConcurrent:
+		return ErrBusy
+	case !p.downSince.IsZero() && p.downTimer == nil:
+		return ErrClosed // no worker for longer than RestartWait
+	}
+	p.admitted++
+	return nil
+}
 
-// Watch sends the present state of every worker, then every change, until ctx ends or the pool is closed. When the
-// receiver is more than a few hundred events late, older ones are merged, those that tell of an exit last.
-func (p *Pool) Watch(ctx context.Context) <-chan Event { return nil }
+// leave ends an admitted call.
+func (p *Pool) leave() {
+	p.mu.Lock()
+	p.leaveLocked()
+	p.mu.Unlock()
+}
+
+func (p *Pool) leaveLocked() {
+	p.admitted--
+	if p.admitted == 0 && p.quiet != nil {
+		close(p.quiet)
+		p.quiet = nil
+	}
+}
+
+// acquire waits for a lane of a worker, first come first served. A call that comes back from a worker that did
+// not start it is the first in the queue, and is not prefetched again.
+func (p *Pool) acquire(ctx context.Context, call *Call, again bool) (*lane, error) {
+	small := !again && len(call.Body) <= prefetchBody
+	p.mu.Lock()
+	if p.ending != goingOn {
+		p.mu.Unlock()
+		return nil, ErrClosed
+	}
+	if again || p.waiters.empty() {
+		if ln := p.pick(small); ln != nil {
+			p.mu.Unlock()
+			return ln, nil
+		}
+	}
+	wt := newWaiter(small)
+	if again {
+		p.waiters.pushFront(wt)
+	} else {
+		p.waiters.push(wt)
+	}
+	p.mu.Unlock()
+	left, ok := timeLeft(call, time.Now())
+	if !ok {
+		left = 0
+	}
+	wt.timer.Reset(left)
+	var err error
+	select {
+	case <-wt.done:
+		err = wt.err
+	case <-ctx.Done():
+		err = ctxError(ctx)
+	case <-wt.timer.C:
+		err = ErrDeadline
+	}
+	wt.timer.Stop()
+	p.mu.Lock()
+	ln := wt.lane
+	if ln == nil && err != nil {
+		p.waiters.remove(wt)
+	}
+	if ln != nil && err != nil { // handed over in the same moment
+		p.releaseLocked(ln)
+		ln = nil
+	}
+	p.mu.Unlock()
+	wt.free()
+	return ln, err
+}
+
+// pick takes a lane of an idle worker, else one to prefetch on, else none. The caller holds mu.
+func (p *Pool) pick(small bool) *lane {
+	var best *incarnation
+	for _, w := range p.workers {
+		inc := w.inc
+		if inc == nil || !inc.ready || inc.suspect {
+			continue
+		}
+		if inc.busy == 0 {
+			inc.progress = time.Now()
+			return inc.take(false)
+		}
+		if small && inc.busy < depthMax && inc.mean > 0 && inc.mean < prefetchBelow && (best == nil || inc.busy < best.busy) {
+			best = inc
+		}
+	}
+	if best == nil || time.Since(best.progress) > prefetchBelow {
+		return nil
+	}
+	return best.take(true)
+}
+
+// dispatch hands lanes to those who wait. The caller holds mu.
+func (p *Pool) dispatch() {
+	for !p.waiters.empty() {
+		ln := p.pick(p.waiters.first().small)
+		if ln == nil {
+			return
+		}
+		p.waiters.pop().give(ln)
+	}
+}
+
+func (p *Pool) release(ln *lane) {
+	p.mu.Lock()
+	p.releaseLocked(ln)
+	p.mu.Unlock()
+}
+
+func (p *Pool) releaseLocked(ln *lane) {
+	ln.used = false
+	ln.inc.busy--
+	ln.inc.observe()
+	p.dispatch()
+}
+
+// finish releases the lane and ends the call in one step.
+func (p *Pool) finish(ln *lane) {
+	p.mu.Lock()
+	p.releaseLocked(ln)
+	p.leaveLocked()
+	p.mu.Unlock()
+}
+
+// refuseWaiters gives everyone who waits the error. The caller holds mu.
+func (p *Pool) refuseWaiters(err error) {
+	for !p.waiters.empty() {
+		p.waiters.pop().refuse(err)
+	}
+}
+
+// giveUpWaiting runs when no worker could be called for RestartWait.
+func (p *Pool) giveUpWaiting() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.downSince.IsZero() || time.Since(p.downSince) < p.cfg.RestartWait {
+		return // one came back in the meantime
+	}
+	p.downTimer = nil
+	p.refuseWaiters(ErrClosed)
+}
+
+// countReady notes whether any worker can be called. The caller holds mu.
+func (p *Pool) countReady() int {
+	n := 0
+	for _, w := range p.workers {
+		if w.state == StateReady {
+			n++
+		}
+	}
+	switch {
+	case n > 0:
+		p.downSince = time.Time{}
+		if p.downTimer != nil {
+			p.downTimer.Stop()
+			p.downTimer = nil
+		}
+	case p.downSince.IsZero() && p.ending == goingOn:
+		p.downSince = time.Now()
+		p.downTimer = time.AfterFunc(p.cfg.RestartWait, p.giveUpWaiting)
+	}
+	return n
+}
 
 // Drain refuses new calls from now on and waits until those that were admitted have ended, or ctx has.
-func (p *Pool) Drain(ctx context.Context) error { return nil }
+func (p *Pool) Drain(ctx context.Context) error {
+	p.mu.Lock()
+	p.draining = true
+	p.judge()
+	for p.admitted > 0 {
+		if p.quiet == nil {
+			p.quiet = make(chan struct{})
+		}
+		quiet := p.quiet
+		p.mu.Unlock()
+		select {
+		case <-quiet:
+		case <-ctx.Done():
+			return fmt.Errorf("drain instance %s: %w", p.cfg.Instance, ctx.Err())
+		}
+		p.mu.Lock()
+	}
+	p.mu.Unlock()
+	return nil
+}
 
 // Close ends the workers: SIGTERM, then SIGKILL after StopGrace or when ctx ends. Calls that wait get ErrClosed.
 // It returns when every process has ended and every goroutine with it, or with an error when a process outlives
 // SIGKILL.
-func (p *Pool) Close(ctx context.Context) error { return nil }
+func (p *Pool) Close(ctx context.Context) error {
+	hurry := context.AfterFunc(ctx, func() {
+		for _, w := range p.workers {
+			w.hurry()
+		}
+	})
+	defer hurry()
+	return p.end(closing)
+}
 
 // Detach lets go of the workers without stopping them, for a later NewPool with the same Dir and worker ids.
-func (p *Pool) Detach() {}
+func (p *Pool) Detach() { _ = p.end(detaching) } // nothing is stopped, so nothing can outlive it
+
+func (p *Pool) end(how ending) error {
+	p.mu.Lock()
+	if p.ending == goingOn {
+		p.ending = how
+	}
+	p.refuseWaiters(ErrClosed)
+	if p.downTimer != nil {
+		p.downTimer.Stop()
+		p.downTimer = nil
+	}
+	p.mu.Unlock()
+	p.stop()
+	p.wg.Wait()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.judge()
+	var err error
+	for _, w := range p.workers {
+		err = errors.Join(err, w.stopError)
+	}
+	p.closeWatchers()
+	return err
+}

@@ -1,0 +1,397 @@
+package inference
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"time"
+)
+
+// Bounds of what an instance may answer, and of what is copied.
+const (
+	maxAnswerHead   = 64 << 10 // bytes of an answer's head
+	maxAnswerFields = 128      // header fields of an answer
+	maxChunkLine    = 256      // bytes of the line before a chunk
+	eagerBody       = 1 << 20  // bodies up to this many bytes are read at once, so that a slow caller holds no worker
+	joinedBody      = 16 << 10 // request bodies up to this many bytes are copied behind the head, for one write
+	boundedWrite    = 4 << 10  // requests above this many bytes may block in the socket and get a write deadline
+	firstBuffer     = 4 << 10
+	keptBuffer      = 128 << 10 // buffers that grew above this many bytes are not kept
+)
+
+// protocolError: the other side does not speak the protocol. The connection is of no use any more.
+type protocolError struct{ what string }
+
+func (e *protocolError) Error() string { return "protocol: " + e.what }
+
+// errField: the call holds a field that cannot be sent as HTTP/1.1. Nothing of it was sent.
+var errField = errors.New("the request holds a field that cannot be sent")
+
+// link is one HTTP/1.1 connection to a worker or to an instance, with at most one request on it.
+type link struct {
+	conn net.Conn
+	in   []byte // in[r:w] was read and not yet used
+	r, w int
+	out  []byte
+}
+
+func newLink(conn net.Conn) *link { return &link{conn: conn, in: make([]byte, firstBuffer)} }
+
+// head is a parsed answer head.
+type head struct {
+	status  int
+	length  int64 // -1: chunked
+	close   bool  // the other side closes the connection after this answer
+	refused []byte
+	raw     []byte // the fields, valid until the next read
+	lines   int
+}
+
+// begin writes the request line and everything that the instance needs to know of the call into out.
+func (l *link) begin(call *Call, host string, number uint64, left time.Duration) error {
+	b := l.out[:0]
+	if !isToken(call.Method) || !isTarget(call.Path) || !isTarget(call.Query) || call.Path == "" {
+		return errField
+	}
+	b = append(b, call.Method...)
+	b = append(b, ' ')
+	b = append(b, call.Path...)
+	if call.Query != "" {
+		b = append(b, '?')
+		b = append(b, call.Query...)
+	}
+	b = append(b, " HTTP/1.1\r\n"...)
+	if host != "" {
+		b = append(b, "host: "...)
+		b = append(b, host...)
+		b = append(b, "\r\n"...)
+	}
+	if number != 0 {
+		b = append(b, "x-portico-number: "...)
+		b = strconv.AppendUint(b, number, 10)
+		b = append(b, "\r\n"...)
+	}
+	b = append(b, "x-portico-deadline-ms: "...)
+	b = strconv.AppendInt(b, max(1, left.Milliseconds()), 10)
+	b = append(b, "\r\n"...)
+	for _, own := range [...]Field{{"x-request-id", call.ID}, {"x-ms-client-request-id", call.ClientID}} {
+		if own.Value == "" {
+			continue
+		}
+		if !isValue(own.Value) {
+			return errField
+		}
+		b = appendField(b, own)
+	}
+	for _, f := range call.Header {
+		if isOwn(f.Name) {
+			continue
+		}
+		if !isToken(f.Name) || !isValue(f.Value) {
+			return errField
+		}
+		b = appendField(b, f)
+	}
+	if len(call.Body) > 0 || call.Method == "POST" {
+		b = append(b, "content-length: "...)
+		b = strconv.AppendInt(b, int64(len(call.Body)), 10)
+		b = append(b, "\r\n"...)
+	}
+	l.out = append(b, "\r\n"...)
+	return nil
+}
+
+// send writes what begin prepared and the body.
+func (l *link) send(body []byte) error {
+	if len(body) <= joinedBody {
+		l.out = append(l.out, body...)
+		_, err := l.conn.Write(l.out)
+		return err
+	}
+	parts := net.Buffers{l.out, body}
+	_, err := parts.WriteTo(l.conn)
+	return err
+}
+
+func appendField(b []byte, f Field) []byte {
+	b = append(b, f.Name...)
+	b = append(b, ": "...)
+	b = append(b, f.Value...)
+	return append(b, "\r\n"...)
+}
+
+// fill reads more into in; at least one byte on success.
+func (l *link) fill(limit int) error {
+	if l.r > 0 {
+		l.w = copy(l.in, l.in[l.r:l.w])
+		l.r = 0
+	}
+	if l.w == len(l.in) {
+		if len(l.in) >= limit {
+			return &protocolError{"an answer's head is too large"}
+		}
+		bigger := make([]byte, min(limit, 2*len(l.in)))
+		copy(bigger, l.in[:l.w])
+		l.in = bigger
+	}
+	n, err := l.conn.Read(l.in[l.w:])
+	l.w += n
+	if n > 0 {
+		return nil
+	}
+	if err == nil {
+		return io.ErrNoProgress
+	}
+	return err
+}
+
+// readHead reads up to the end of an answer's head. After a timeout it may be called again.
+func (l *link) readHead(method string) (head, error) {
+	for {
+		if end := bytes.Index(l.in[l.r:l.w], []byte("\r\n\r\n")); end >= 0 {
+			h, err := parseHead(l.in[l.r:l.r+end+2], method)
+			l.r += end + 4
+			return h, err
+		}
+		if err := l.fill(maxAnswerHead); err != nil {
+			return head{}, err
+		}
+	}
+}
+
+// read gives bytes of the body: what is here already, else what the connection has.
+func (l *link) read(p []byte) (int, error) {
+	if l.r < l.w {
+		n := copy(p, l.in[l.r:l.w])
+		l.r += n
+		return n, nil
+	}
+	return l.conn.Read(p)
+}
+
+// line reads one line without its end, valid until the next read.
+func (l *link) line() ([]byte, error) {
+	for {
+		if i := bytes.IndexByte(l.in[l.r:l.w], '\n'); i >= 0 {
+			line := l.in[l.r : l.r+i]
+			l.r += i + 1
+			if i == 0 || line[i-1] != '\r' {
+				return nil, &protocolError{"a line without its end"}
+			}
+			return line[:i-1], nil
+		}
+		if l.w-l.r > maxChunkLine {
+			return nil, &protocolError{"a line is too long"}
+		}
+		if err := l.fill(maxAnswerHead); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// parseHead parses the status line and the fields that decide about the body; b ends with a line end.
+func parseHead(b []byte, method string) (head, error) {
+	h := head{length: -1}
+	eol := bytes.IndexByte(b, '\n')
+	line := b[:eol]
+	if len(line) < 13 || string(line[:9]) != "HTTP/1.1 " || line[12] != ' ' && line[12] != '\r' || line[len(line)-1] != '\r' {
+		return h, &protocolError{"malformed status line"}
+	}
+	for _, c := range line[9:12] {
+		if c < '0' || c > '9' {
+			return h, &protocolError{"malformed status"}
+		}
+		h.status = 10*h.status + int(c-'0')
+	}
+	if h.status < 200 || h.status > 599 {
+		return h, &protocolError{"status " + strconv.Itoa(h.status)}
+	}
+	if !isValue(line[12 : len(line)-1]) {
+		return h, &protocolError{"malformed status line"}
+	}
+	h.raw = b[eol+1:]
+	haveLength, chunked := false, false
+	for rest := h.raw; len(rest) > 0; {
+		name, value, more, ok := nextField(rest)
+		if !ok {
+			return h, &protocolError{"malformed header field"}
+		}
+		rest = more
+		if h.lines++; h.lines > maxAnswerFields {
+			return h, &protocolError{"too many header fields"}
+		}
+		switch len(name) {
+		case len("content-length"):
+			if equalFold(name, "content-length") {
+				n, ok := parseLength(value)
+				if !ok || haveLength {
+					return h, &protocolError{"malformed content-length"}
+				}
+				h.length, haveLength = n, true
+			}
+		case len("transfer-encoding"):
+			if equalFold(name, "transfer-encoding") {
+				if chunked || !equalFold(value, "chunked") {
+					return h, &protocolError{"a transfer-encoding other than chunked"}
+				}
+				chunked = true
+			}
+		case len("connection"):
+			if equalFold(name, "connection") && equalFold(value, "close") {
+				h.close = true
+			}
+		case len("x-portico-not-started"):
+			if equalFold(name, notStarted) {
+				h.refused = value
+			}
+		}
+	}
+	switch {
+	case haveLength && chunked:
+		return h, &protocolError{"both content-length and transfer-encoding"}
+	case h.status == 204 || h.status == 304 || method == "HEAD":
+		h.length = 0
+	case !haveLength && !chunked:
+		return h, &protocolError{"neither content-length nor transfer-encoding"}
+	}
+	return h, nil
+}
+
+// notStarted names the field of an answer that says that the request was not begun, and why: withdrawn, deadline,
+// busy or closed.
+const notStarted = "x-portico-not-started"
+
+// nextField splits off one field line.
+func nextField(b []byte) (name, value, rest []byte, ok bool) {
+	eol := bytes.IndexByte(b, '\n')
+	if eol < 1 || b[eol-1] != '\r' {
+		return nil, nil, nil, false
+	}
+	line, rest := b[:eol-1], b[eol+1:]
+	colon := bytes.IndexByte(line, ':')
+	if colon < 1 || !isToken(line[:colon]) {
+		return nil, nil, nil, false
+	}
+	value = trim(line[colon+1:])
+	if !isValue(value) {
+		return nil, nil, nil, false
+	}
+	return line[:colon], value, rest, true
+}
+
+func trim(b []byte) []byte {
+	for len(b) > 0 && (b[0] == ' ' || b[0] == '\t') {
+		b = b[1:]
+	}
+	for len(b) > 0 && (b[len(b)-1] == ' ' || b[len(b)-1] == '\t') {
+		b = b[:len(b)-1]
+	}
+	return b
+}
+
+func parseLength(b []byte) (int64, bool) {
+	if len(b) == 0 || len(b) > 18 {
+		return 0, false
+	}
+	n := int64(0)
+	for _, c := range b {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		n = 10*n + int64(c-'0')
+	}
+	return n, true
+}
+
+var tokenByte = func() (t [256]bool) {
+	for _, c := range "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" {
+		t[c] = true
+	}
+	return t
+}()
+
+func isToken[T text](s T) bool {
+	for i := range len(s) {
+		if !tokenByte[s[i]] {
+			return false
+		}
+	}
+	return len(s) > 0
+}
+
+func isValue[T text](s T) bool {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' && c != '\t' || c == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+func isTarget(s string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] >= 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+// ownPrefix begins the names that are spoken between a pool and what it calls; none is passed on.
+const ownPrefix = "x-portico-"
+
+// isOwn says whether a call's field is the connection's or this package's business and must not be passed on.
+func isOwn(name string) bool {
+	if isHop(name) {
+		return true
+	}
+	switch len(name) {
+	case len("host"):
+		return equalFold(name, "host")
+	case len("expect"):
+		return equalFold(name, "expect")
+	case len("x-request-id"):
+		return equalFold(name, "x-request-id")
+	case len("x-ms-client-request-id"):
+		return equalFold(name, "x-ms-client-request-id")
+	}
+	return false
+}
+
+// isHop says whether a field ends at this connection.
+func isHop(name string) bool {
+	switch len(name) {
+	case len("te"):
+		return equalFold(name, "te")
+	case len("upgrade"):
+		return equalFold(name, "upgrade") || equalFold(name, "trailer")
+	case len("connection"):
+		return equalFold(name, "connection") || equalFold(name, "keep-alive")
+	case len("content-length"):
+		if equalFold(name, "content-length") {
+			return true
+		}
+	case len("proxy-connection"):
+		if equalFold(name, "proxy-connection") {
+			return true
+		}
+	case len("transfer-encoding"):
+		if equalFold(name, "transfer-encoding") {
+			return true
+		}
+	}
+	return len(name) > len(ownPrefix) && equalFold(name[:len(ownPrefix)], ownPrefix)
+}
+
+// timeLeft says how long a call may still take, or that it may not any more.
+func timeLeft(call *Call, now time.Time) (time.Duration, bool) {
+	left := call.Deadline.Sub(now)
+	return left, left > 0
+}
+
+func lost(instance, format string, args ...any) *LostError {
+	return &LostError{Instance: instance, Cause: fmt.Sprintf(format, args...)}
+}
