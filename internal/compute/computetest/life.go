@@ -14,9 +14,10 @@ func logs(b *bench) {
 	s := b.up(tmpl, 2)
 	one, two := s.Instances[0], s.Instances[1]
 	const lines = 5
+	const apart = 0.01 // seconds between two lines, whose times have milliseconds
 	for n := range lines {
-		b.mustAsk(one, order{Say: fmt.Sprintf("first %d", n)})
-		b.mustAsk(two, order{Say: fmt.Sprintf("second %d", n)})
+		b.mustAsk(one, order{Say: fmt.Sprintf("first %d", n), Sleep: apart})
+		b.mustAsk(two, order{Say: fmt.Sprintf("second %d", n), Sleep: apart})
 	}
 	b.awaitOutput(compute.LogQuery{UID: tmpl.UID, Instance: one.ID}, "first 4")
 	b.awaitOutput(compute.LogQuery{UID: tmpl.UID, Instance: two.ID}, "second 4")
