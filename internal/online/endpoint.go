@@ -81,8 +81,18 @@ func (s *EndpointSpec) Default() {
 	if s.PublicNetworkAccess == "" {
 		s.PublicNetworkAccess = "Enabled"
 	}
-	s.Traffic = s.Traffic.Positive()
-	s.MirrorTraffic = s.MirrorTraffic.Positive()
+	s.Traffic = s.Traffic.withoutZeroes()
+	s.MirrorTraffic = s.MirrorTraffic.withoutZeroes()
+}
+
+// withoutZeroes drops the shares that say what absence says. Negative ones stay, for Validate to refuse.
+func (t Traffic) withoutZeroes() Traffic {
+	out := maps.Clone(t)
+	maps.DeleteFunc(out, func(_ string, v int) bool { return v == 0 })
+	if len(out) == 0 {
+		return nil
+	}
+	return out
 }
 
 // Validate checks the spec against the deployments that exist behind the endpoint (their names, lower-case).
