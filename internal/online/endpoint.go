@@ -54,16 +54,6 @@ func (t Traffic) Sum() int {
 	return n
 }
 
-// Positive gives the shares above zero, or nil.
-func (t Traffic) Positive() Traffic {
-	out := maps.Clone(t)
-	maps.DeleteFunc(out, func(_ string, v int) bool { return v <= 0 })
-	if len(out) == 0 {
-		return nil
-	}
-	return out
-}
-
 // Names lists the deployments in order.
 func (t Traffic) Names() []string { return slices.Sorted(maps.Keys(t)) }
 
