@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 )
 
@@ -17,44 +18,56 @@ const namedPrefix = "named-"
 
 // Named gives a folder that holds the tree as a folder of this name, as AZUREML_MODEL_DIR holds a registered folder.
 // It lives and goes with the tree and costs no further space: its files are links to the tree's. Errors:
-// ErrNotFound, ErrFull.
+// ErrNotFound, ErrFull, online.Error for a name that no folder can have.
 func (s *Store) Named(ctx context.Context, digest, name string) (string, error) {
 	tree, err := s.Path(digest)
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("name: %w", err)
 	}
-	if err := checkBlobName(name); err != nil || filepath.Base(name) != name {
-		return "", fmt.Errorf("name tree %s %.80q: not a file name", digest, name)
+	if err := checkPath(name, "path"); err != nil {
+		return "", fmt.Errorf("name tree %s: %w", digest, err)
+	}
+	if strings.Contains(name, "/") {
+		return "", fmt.Errorf("name tree %s: %q is a path, not a name", digest, name)
 	}
 	sum := sha256.Sum256([]byte(name))
 	final := filepath.Join(filepath.Dir(tree), namedPrefix+hex.EncodeToString(sum[:8]))
 	if _, err := os.Stat(final); err == nil {
 		return final, nil
 	}
-	temp, err := os.MkdirTemp(s.dir, tempPrefix)
-	if err == nil {
-		if err = linkTree(ctx, tree, filepath.Join(temp, name)); err == nil {
-			err = errors.Join(os.Chmod(temp, 0o755), syncDir(temp))
-		}
-		if err == nil {
-			err = os.Rename(temp, final)
-		}
-		if err != nil {
-			_ = removeTree(temp) // the first error is the one to tell; leftovers go at the next start
-		}
-	}
-	if errors.Is(err, fs.ErrExist) || errors.Is(err, syscall.ENOTEMPTY) {
-		return final, nil // another call was faster
-	}
-	if err != nil {
+	if err := s.makeNamed(ctx, tree, name, final); err != nil {
 		return "", fmt.Errorf("name tree %s %q: %w", digest, name, diskError(err))
 	}
 	return final, nil
 }
 
-// linkTree makes to a copy of the folder from, whose files are links.
+func (s *Store) makeNamed(ctx context.Context, tree, name, final string) error {
+	temp, err := os.MkdirTemp(s.dir, tempPrefix)
+	if err != nil {
+		return err
+	}
+	err = linkTree(ctx, tree, filepath.Join(temp, name))
+	if err == nil {
+		err = errors.Join(os.Chmod(temp, 0o755), syncDir(temp))
+	}
+	if err == nil {
+		err = os.Rename(temp, final)
+	}
+	switch {
+	case errors.Is(err, fs.ErrExist) || errors.Is(err, syscall.ENOTEMPTY): // another call was faster
+		return removeTree(temp)
+	case errors.Is(err, fs.ErrNotExist): // the tree was removed meanwhile
+		return errors.Join(ErrNotFound, removeTree(temp))
+	case err != nil:
+		return errors.Join(err, removeTree(temp))
+	}
+	return syncDir(filepath.Dir(final))
+}
+
+// linkTree makes to a copy of the folder from, whose files are links, on disk and as read-only as from.
 func linkTree(ctx context.Context, from, to string) error {
-	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+	var made []string
+	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
 		if err = errors.Join(err, ctx.Err()); err != nil {
 			return err
 		}
@@ -63,8 +76,15 @@ func linkTree(ctx context.Context, from, to string) error {
 			return err
 		}
 		if d.IsDir() {
-			return os.MkdirAll(filepath.Join(to, rel), 0o755)
+			made = append(made, filepath.Join(to, rel))
+			return os.Mkdir(filepath.Join(to, rel), 0o700)
 		}
 		return os.Link(path, filepath.Join(to, rel))
 	})
+	for _, dir := range made {
+		if err == nil {
+			err = errors.Join(syncDir(dir), os.Chmod(dir, 0o555))
+		}
+	}
+	return err
 }

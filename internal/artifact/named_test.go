@@ -9,10 +9,7 @@ import (
 )
 
 func TestNamed(t *testing.T) {
-	s, err := Open(filepath.Join(t.TempDir(), "artifacts"), DefaultLimits())
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := openStore(t)
 	src := filepath.Join(t.TempDir(), "anything")
 	if err := os.MkdirAll(filepath.Join(src, "deep"), 0o755); err != nil {
 		t.Fatal(err)
@@ -44,6 +41,13 @@ func TestNamed(t *testing.T) {
 	got, err := os.ReadFile(filepath.Join(dirs[0], "models", "deep", "model.pkl"))
 	if err != nil || string(got) != "weights" {
 		t.Fatalf("%q, %v", got, err)
+	}
+	names, err := os.ReadDir(s.dir)
+	if err != nil || len(names) != 1 {
+		t.Errorf("left beside the tree: %v, %v", names, err)
+	}
+	if info, err := os.Stat(filepath.Join(dirs[0], "models", "deep")); err != nil || info.Mode().Perm() != 0o555 {
+		t.Errorf("folders are as read-only as the tree's: %v, %v", info, err)
 	}
 	if err := s.Verify(t.Context(), tree.Digest); err != nil {
 		t.Error(err)

@@ -160,6 +160,11 @@ func (artifacts) Path(digest string) (string, error) {
 	return "/artifacts/" + digest, nil
 }
 
+func (a artifacts) Named(_ context.Context, digest, name string) (string, error) {
+	path, err := a.Path(digest)
+	return path + "/" + name, err
+}
+
 type tables struct {
 	mu   sync.Mutex
 	last *route.Table

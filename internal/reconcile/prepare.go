@@ -26,6 +26,8 @@ type Environment struct {
 type Artifacts interface {
 	// Path is the root of the read-only tree with this digest.
 	Path(digest string) (string, error)
+	// Named is a folder that holds that tree as a folder of this name.
+	Named(ctx context.Context, digest, name string) (string, error)
 }
 
 // prepared is all that a template needs beyond its spec.
@@ -114,12 +116,21 @@ func (p *preparations) run(ctx context.Context, r *preparation, d *store.Deploym
 	}
 	if asset := assets[online.KindModel]; asset != nil {
 		out.modelDigest = asset.Digest
-		if out.modelDir, err = p.artifacts.Path(asset.Digest); err != nil {
+		if out.modelDir, err = p.modelDir(ctx, asset); err != nil {
 			return nil, online.StageModel, targetError(online.CodeNotFound, "properties.model", err)
 		}
 	}
 	fmt.Fprintf(progress, "%s model and code are in place\n", p.now().UTC().Format(time.RFC3339))
 	return out, "", nil
+}
+
+// modelDir is what AZUREML_MODEL_DIR shows: a folder with the registered file, or with the registered folder under
+// its name (concept-online-deployment-model-specification).
+func (p *preparations) modelDir(ctx context.Context, model *online.AssetSpec) (string, error) {
+	if model.IsFile || model.Path == "" {
+		return p.artifacts.Path(model.Digest)
+	}
+	return p.artifacts.Named(ctx, model.Digest, model.Path)
 }
 
 // keep forgets, and stops, the preparations of a deployment that belong to none of these sets.

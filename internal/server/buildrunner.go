@@ -30,28 +30,35 @@ const (
 
 // buildRunner runs the steps of environment builds as processes of the host: under a user id of their own and
 // without sight of the data directory, where the machine allows it.
+//
+// It reaches the host anew for each step, so that a build also works after the host was replaced.
 type buildRunner struct {
-	host *host.Client
+	host host.Config
 	dir  string // for the output of running steps
 }
 
 // Run implements environment.Runner.
 func (r *buildRunner) Run(ctx context.Context, c environment.Command) error {
+	client, err := host.EnsureRunning(ctx, r.host)
+	if err != nil {
+		return fmt.Errorf("run %s: %w", c.Name, err)
+	}
+	defer client.Close()
 	id := "build-" + uuid.NewString()
 	logs := filepath.Join(r.dir, id)
 	defer os.RemoveAll(logs)
 	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	events, err := r.host.Watch(watching)
+	events, err := client.Watch(watching)
 	if err != nil {
 		return fmt.Errorf("run %s: %w", c.Name, err)
 	}
-	if _, err := r.host.Start(ctx, r.spec(id, logs, c)); err != nil {
+	if _, err := client.Start(ctx, buildSpec(id, logs, c)); err != nil {
 		return fmt.Errorf("run %s: %w", c.Name, err)
 	}
-	defer r.host.Forget(watching, id) //nolint:errcheck // an exit that stays on the host's list is only noise
+	defer client.Forget(watching, id) //nolint:errcheck // an exit that stays on the host's list is only noise
 	out := follow(watching, logs, c.Output)
-	exit, err := r.wait(ctx, id, events)
+	exit, err := wait(ctx, client, id, events)
 	out.finish()
 	switch {
 	case ctx.Err() != nil:
@@ -68,7 +75,7 @@ func (r *buildRunner) Run(ctx context.Context, c environment.Command) error {
 	return nil
 }
 
-func (r *buildRunner) spec(id, logs string, c environment.Command) host.ProcessSpec {
+func buildSpec(id, logs string, c environment.Command) host.ProcessSpec {
 	env := map[string]online.Secret{}
 	for _, kv := range c.Env {
 		name, value, _ := strings.Cut(kv, "=")
@@ -90,7 +97,7 @@ func (r *buildRunner) spec(id, logs string, c environment.Command) host.ProcessS
 }
 
 // wait waits for the end of a step; when ctx ends it ends the step first.
-func (r *buildRunner) wait(ctx context.Context, id string, events <-chan host.Event) (*host.Exit, error) {
+func wait(ctx context.Context, client *host.Client, id string, events <-chan host.Event) (*host.Exit, error) {
 	done := ctx.Done()
 	var kill <-chan time.Time
 	for {
@@ -104,17 +111,17 @@ func (r *buildRunner) wait(ctx context.Context, id string, events <-chan host.Ev
 			}
 		case <-done:
 			done = nil
-			r.signal(ctx, id, syscall.SIGTERM)
+			signal(ctx, client, id, syscall.SIGTERM)
 			kill = time.After(buildStopGrace)
 		case <-kill:
-			r.signal(ctx, id, syscall.SIGKILL)
+			signal(ctx, client, id, syscall.SIGKILL)
 		}
 	}
 }
 
-func (r *buildRunner) signal(ctx context.Context, id string, sig syscall.Signal) {
+func signal(ctx context.Context, client *host.Client, id string, sig syscall.Signal) {
 	// A step that has just ended by itself is no longer there to be signalled; its exit follows.
-	_ = r.host.Signal(context.WithoutCancel(ctx), id, sig, true)
+	_ = client.Signal(context.WithoutCancel(ctx), id, sig, true)
 }
 
 // follower copies a step's output while it runs.

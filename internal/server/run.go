@@ -1,0 +1,109 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"portico/internal/api"
+	"portico/internal/gateway"
+)
+
+// managementStopTimeout is what management requests get to finish once scoring has drained.
+const managementStopTimeout = 5 * time.Second
+
+// run serves until ctx ends or a part fails, then stops in the order that loses nothing: scoring requests finish
+// while instances still run, management next, the loop last.
+func (s *serving) run(ctx context.Context) error {
+	s.gateway = gateway.New(gateway.Config{
+		Domain: s.cfg.Domain, MaxRequestBytes: s.cfg.MaxRequestBytes, BufferBytes: s.cfg.RequestMemory,
+	}, upstreams{s.engine}, s.telemetry, s.log)
+	s.front = gateway.NewServer(s.gateway, gateway.ServerConfig{}, s.log)
+	certificate, err := s.authority.ServerCertificate(s.names(), s.now())
+	if err != nil {
+		return err
+	}
+	secure := &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}
+	management := s.managementServer()
+
+	work, fail := errgroup.WithContext(ctx)
+	loopCtx, stopLoop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopLoop()
+	work.Go(func() error { return s.loop().Run(loopCtx) })
+	work.Go(func() error { return s.front.Serve(s.scoring, secure) })
+	if s.scoringHTTP != nil {
+		work.Go(func() error { return s.front.Serve(s.scoringHTTP, nil) })
+	}
+	work.Go(func() error {
+		err := management.Serve(tls.NewListener(s.management, managementTLS(secure)))
+		if errors.Is(err, http.ErrServerClosed) {
+			return nil
+		}
+		return fmt.Errorf("serve the management API: %w", err)
+	})
+	select {
+	case <-s.routed.came:
+		if err = s.announce(); err == nil {
+			<-fail.Done()
+		}
+	case <-fail.Done():
+	}
+	return errors.Join(err, s.drain(management, stopLoop), work.Wait())
+}
+
+// drain stops everything that serves.
+func (s *serving) drain(management *http.Server, stopLoop func()) error {
+	s.log.Info("stopping", "drain_timeout", s.cfg.DrainTimeout.String(), "detach", s.cfg.Detach)
+	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.DrainTimeout)
+	defer cancel()
+	if !s.cfg.Detach {
+		// The host would let new connections wait for a next server that is not to come.
+		for _, name := range []string{"management", "scoring", "scoring-http"} {
+			if err := s.host.Unlisten(ctx, name); err != nil {
+				s.log.Warn("cannot give a listening socket back", "name", name, "error", err)
+			}
+		}
+	}
+	err := s.front.Drain(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		s.log.Warn("requests were cut off at the end of the drain time", "error", err)
+		err = nil
+	}
+	short, cancelShort := context.WithTimeout(context.Background(), managementStopTimeout)
+	defer cancelShort()
+	if e := management.Shutdown(short); e != nil {
+		err = errors.Join(err, management.Close())
+	}
+	stopLoop()
+	return err
+}
+
+func managementTLS(base *tls.Config) *tls.Config {
+	c := base.Clone()
+	c.NextProtos = []string{"http/1.1"}
+	return c
+}
+
+func (s *serving) managementServer() *http.Server {
+	return api.NewServer(api.New(api.Config{
+		Control: s.control, Access: s.verifier, Uploads: s.uploads, ScoringURI: s.scoringURI, SwaggerURI: s.swaggerURI,
+		Metrics: s.telemetry.Handler(), Settings: func() any { return s.values }, Ready: s.isReady, Logger: s.log,
+	}))
+}
+
+// isReady says why scoring requests are not served yet, or nil.
+func (s *serving) isReady() error {
+	select {
+	case <-s.routed.came:
+		return nil
+	default:
+		return errNotRouted
+	}
+}
+
+var errNotRouted = errors.New("the routing table is not built yet")
