@@ -307,8 +307,17 @@ func writeLines(w io.Writer, lines []string) error {
 
 // hiding replaces the server's own paths in what a tool prints.
 func (b *Builder) hiding(id string) *strings.Replacer {
-	return strings.NewReplacer(
-		filepath.Join(b.cfg.Dir, id, venvDir), "<environment>", b.workPath(id), "<build>", b.cfg.Dir, "<environments>")
+	pairs := []string{
+		filepath.Join(b.cfg.Dir, id, venvDir), "<environment>", b.workPath(id), "<build>", b.cfg.Dir, "<environments>",
+	}
+	for _, name := range []string{"PIP_FIND_LINKS", "UV_FIND_LINKS"} {
+		for _, p := range pathList(b.settings.vars[name]) {
+			if p = strings.TrimPrefix(p, "file://"); filepath.IsAbs(p) && p != "/" {
+				pairs = append(pairs, p, "<"+name+">")
+			}
+		}
+	}
+	return strings.NewReplacer(pairs...)
 }
 
 func (b *Builder) lockPath(name string) string { return filepath.Join(b.cfg.Dir, locksDir, name) }

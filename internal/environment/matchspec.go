@@ -288,7 +288,7 @@ func (t term) holds(r release, parts int) bool {
 	}
 	if parts < len(r) {
 		// The patch level is open: the term holds when some patch level of this minor version satisfies it.
-		return t.holdsForSomePatch(r, want, n)
+		return t.holdsForSomePatch(r, want)
 	}
 	samePrefix := true
 	for i := 0; i < n; i++ {
@@ -323,11 +323,8 @@ func (t term) holds(r release, parts int) bool {
 // lastPatch is above every patch level that Python has had.
 const lastPatch = 9999
 
-func (t term) holdsForSomePatch(r, want release, n int) bool {
+func (t term) holdsForSomePatch(r, want release) bool {
 	low, high := release{r[0], r[1], 0}, release{r[0], r[1], lastPatch}
 	exact := release{r[0], r[1], want[2]}
-	if n < 3 && t.Op == "==" {
-		exact = want
-	}
 	return t.holds(low, 3) || t.holds(high, 3) || t.holds(exact, 3)
 }

@@ -26,7 +26,7 @@ var passedOptions = map[string]bool{
 var shortOptions = map[string]string{"-i": "--index-url", "-f": "--find-links"}
 
 var (
-	requirementName = regexp.MustCompile(`^([A-Za-z0-9]|[A-Za-z0-9][A-Za-z0-9._-]*[A-Za-z0-9])(\s*\[[^\]]*\])?\s*($|[=<>!~;@(,\s-])`)
+	requirementName = regexp.MustCompile(`^([A-Za-z0-9]|[A-Za-z0-9][A-Za-z0-9._-]*[A-Za-z0-9])(\s*\[[^\]]*\])?\s*($|[=<>!~;@(,]|--)`)
 	variableUse     = regexp.MustCompile(`\$\{?[A-Za-z_]`)
 	comment         = regexp.MustCompile(`(^|\s)#.*$`)
 )

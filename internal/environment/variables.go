@@ -71,7 +71,7 @@ func readSettings(getenv func(string) (string, bool)) settings {
 	}
 	var paths []string
 	for _, n := range pathVariables {
-		paths = append(paths, strings.FieldsFunc(s.vars[n], func(r rune) bool { return r == ' ' || r == ',' || r == '\n' })...)
+		paths = append(paths, pathList(s.vars[n])...)
 		if n == "SSL_CERT_DIR" {
 			paths = append(paths, filepath.SplitList(s.vars[n])...)
 		}
@@ -91,6 +91,11 @@ func readSettings(getenv func(string) (string, bool)) settings {
 	slices.Sort(s.paths)
 	s.paths = slices.Compact(s.paths)
 	return s
+}
+
+// pathList splits the value of a setting that names paths: pip puts blanks between several, uv commas.
+func pathList(value string) []string {
+	return strings.FieldsFunc(value, func(r rune) bool { return r == ' ' || r == ',' || r == '\n' })
 }
 
 // environ is the environment of a step with the given additions. forUv adds what pip's settings mean to uv.
