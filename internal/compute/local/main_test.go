@@ -71,10 +71,11 @@ const testTimeout = 90 * time.Second
 
 // lab is a data directory with a host.
 type lab struct {
-	cfg    local.Config
-	python string
-	open   func(t *testing.T, l *lab) *local.Backend
-	log    *slog.Logger
+	cfg     local.Config
+	python  string
+	open    func(t *testing.T, l *lab) *local.Backend
+	journal *journal
+	log     *slog.Logger
 }
 
 func newLab(t *testing.T) *lab {
@@ -92,12 +93,12 @@ func newLab(t *testing.T) *lab {
 	if err != nil {
 		t.Fatalf("open the vault: %v", err)
 	}
-	journal := &journal{}
 	l := &lab{
-		cfg:    local.Config{Host: host.Config{DataDir: dir, Grace: time.Second}, Runtime: runtime, Sealer: keys},
-		python: interpreter,
-		log:    slog.New(slog.NewTextHandler(journal, nil)),
+		journal: &journal{},
+		cfg:     local.Config{Host: host.Config{DataDir: dir, Grace: time.Second}, Runtime: runtime, Sealer: keys},
+		python:  interpreter,
 	}
+	l.log = slog.New(slog.NewTextHandler(l.journal, nil))
 	l.open = func(t *testing.T, l *lab) *local.Backend {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
@@ -111,7 +112,7 @@ func newLab(t *testing.T) *lab {
 	t.Cleanup(func() {
 		l.end(t)
 		if t.Failed() {
-			t.Logf("the engine's log:\n%s", journal.String())
+			t.Logf("the engine's log:\n%s", l.journal.String())
 			text, _ := os.ReadFile(filepath.Join(dir, "host", "host.log"))
 			t.Logf("the host's log:\n%s", text)
 		}
