@@ -270,7 +270,7 @@ func (b *Builder) steps(p *plan, place workplace) ([]step, string, error) {
 		}
 		return append(condaSteps(p.conda, place, file), verifyStep(place)), filepath.Base(p.conda), nil
 	}
-	steps, err := pipSteps(p.base, p.others, b.uv, place, reqs)
+	steps, err := pipSteps(p.base, p.others, uvTool{b.uv, b.settings.uvOptions()}, place, reqs)
 	if err != nil {
 		return nil, "", err
 	}

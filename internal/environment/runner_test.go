@@ -50,6 +50,7 @@ func TestExecRunnerLeavesNothing(t *testing.T) {
 		"left over": "(trap '' HUP TERM; exec sleep 1000) & echo $! > pid",
 	} {
 		t.Run(what, func(t *testing.T) {
+			t.Parallel() // two of them wait for the grace of a stop
 			dir := t.TempDir()
 			ctx, cancel := context.WithCancel(within(t))
 			defer cancel()

@@ -67,15 +67,21 @@ var minPipTarget = release{22, 3, 0}
 const noPipAdvice = "Python %s at %s can make no environment with packages: it has no pip, and its venv module cannot " +
 	"install one. On Debian and Ubuntu: apt install python3-venv. Or install uv"
 
+// uvTool is uv with the options that every installation gets; the zero value means that there is none.
+type uvTool struct {
+	path    string
+	options []string
+}
+
 // pipSteps makes an environment of base with the packages of file (empty: none). others are the interpreters whose
 // pip may help.
-func pipSteps(base interpreter, others []interpreter, uv string, w workplace, file string) ([]step, error) {
+func pipSteps(base interpreter, others []interpreter, uv uvTool, w workplace, file string) ([]step, error) {
 	bare := step{name: "venv", what: "making the virtual environment",
 		argv: []string{base.Path, "-I", "-m", "venv", "--without-pip", w.venv}}
 	if !base.Venv {
 		switch {
-		case uv != "":
-			bare.argv, bare.uv = []string{uv, "venv", "--no-project", "--no-config", "--python", base.Path, w.venv}, true
+		case uv.path != "":
+			bare.argv, bare.uv = []string{uv.path, "venv", "--no-project", "--no-config", "--python", base.Path, w.venv}, true
 		case base.Virtual:
 			bare.argv = []string{base.Path, "-I", "-m", "virtualenv", "--no-download", "--no-periodic-update", w.venv}
 		default:
@@ -87,10 +93,10 @@ func pipSteps(base interpreter, others []interpreter, uv string, w workplace, fi
 		return []step{bare}, nil
 	}
 	install := step{name: "install", what: "installing the packages"}
-	if uv != "" {
+	if uv.path != "" {
 		install.uv = true
-		install.argv = []string{uv, "pip", "install", "--python", w.python(), "--no-progress", "--link-mode", "copy",
-			"--compile-bytecode", "--requirements", file}
+		install.argv = append([]string{uv.path, "pip", "install", "--python", w.python(), "--no-progress", "--link-mode", "copy",
+			"--compile-bytecode", "--requirements", file}, uv.options...)
 		return []step{bare, install}, nil
 	}
 	pip := []string{"install", "--no-input", "--disable-pip-version-check", "--no-warn-script-location", "--progress-bar", "off",

@@ -14,7 +14,7 @@ var (
 		"PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX", "PIP_TRUSTED_HOST", "PIP_CERT",
 		"PIP_CLIENT_CERT", "PIP_DEFAULT_TIMEOUT", "PIP_TIMEOUT", "PIP_RETRIES", "PIP_PROXY", "PIP_PREFER_BINARY",
 		"PIP_ONLY_BINARY", "PIP_NO_BINARY", "PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT", "PIP_CONFIG_FILE",
-		"UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_NO_INDEX",
+		"UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS",
 		"UV_INDEX_STRATEGY", "UV_INSECURE_HOST", "UV_NATIVE_TLS", "UV_SYSTEM_CERTS", "UV_HTTP_TIMEOUT", "UV_OFFLINE",
 		"UV_CONSTRAINT", "UV_BUILD_CONSTRAINT", "UV_CONFIG_FILE", "UV_EXCLUDE_NEWER",
 		"CONDARC", "MAMBARC", "CONDA_CHANNEL_ALIAS", "CONDA_SSL_VERIFY", "MAMBA_SSL_VERIFY", "CONDA_OFFLINE",
@@ -46,7 +46,6 @@ var pipForUv = []struct {
 	{"PIP_INDEX_URL", "UV_DEFAULT_INDEX", []string{"UV_DEFAULT_INDEX", "UV_INDEX_URL"}, ""},
 	{"PIP_EXTRA_INDEX_URL", "UV_INDEX", []string{"UV_INDEX", "UV_EXTRA_INDEX_URL"}, " "},
 	{"PIP_FIND_LINKS", "UV_FIND_LINKS", []string{"UV_FIND_LINKS"}, ","},
-	{"PIP_NO_INDEX", "UV_NO_INDEX", []string{"UV_NO_INDEX"}, ""},
 	{"PIP_TRUSTED_HOST", "UV_INSECURE_HOST", []string{"UV_INSECURE_HOST"}, " "},
 	{"PIP_CERT", "SSL_CERT_FILE", []string{"SSL_CERT_FILE"}, ""},
 	{"PIP_CONSTRAINT", "UV_CONSTRAINT", []string{"UV_CONSTRAINT"}, " "},
@@ -96,6 +95,15 @@ func readSettings(getenv func(string) (string, bool)) settings {
 // pathList splits the value of a setting that names paths: pip puts blanks between several, uv commas.
 func pathList(value string) []string {
 	return strings.FieldsFunc(value, func(r rune) bool { return r == ' ' || r == ',' || r == '\n' })
+}
+
+// uvOptions are pip's settings that uv knows as an option only.
+func (s settings) uvOptions() []string {
+	switch strings.ToLower(s.vars["PIP_NO_INDEX"]) {
+	case "1", "true", "yes", "on", "y", "t":
+		return []string{"--no-index"}
+	}
+	return nil
 }
 
 // environ is the environment of a step with the given additions. forUv adds what pip's settings mean to uv.
