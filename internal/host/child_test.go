@@ -1,12 +1,13 @@
 package host
 
 import (
+	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 )
 
 // childMain is the supervised side of the tests.
@@ -62,8 +63,22 @@ func childMain(args []string) int {
 			}
 		}
 		return 0
-	case "wait":
-		time.Sleep(time.Hour)
+	case "ask": // attaches to a control socket and prints the answer
+		return askInfo(args[1])
 	}
 	return 2
+}
+
+func askInfo(path string) int {
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	defer conn.Close()
+	_ = json.NewEncoder(conn).Encode(request{Verb: verbAttach})
+	b := make([]byte, 4096)
+	n, _ := conn.Read(b) // nothing, when it is refused
+	_, _ = os.Stdout.Write(b[:n])
+	return 0
 }

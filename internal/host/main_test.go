@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -156,7 +157,9 @@ func (r *rig) run(spec ProcessSpec) Exit {
 }
 
 // output is everything that is logged in a directory.
-func (r *rig) output(id string) string { return readLog(r.t, filepath.Join(r.cfg.DataDir, "log", id), 0) }
+func (r *rig) output(id string) string {
+	return readLog(r.t, filepath.Join(r.cfg.DataDir, "log", id), 0)
+}
 
 func requireRoot(t *testing.T) {
 	t.Helper()
@@ -185,3 +188,17 @@ func killPID(t *testing.T, pid int) {
 }
 
 func fields(s string) []string { return strings.Fields(s) }
+
+func readLog(t *testing.T, dir string, tail int) string {
+	t.Helper()
+	f, err := ReadLog(dir, tail)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}

@@ -50,13 +50,19 @@ func (p *platform) close() {
 	}
 }
 
-// capabilities finds out what is in force; probe builds a sandbox and says why it cannot.
-func (p *platform) capabilities(probe func() error) Capabilities {
+// capabilities finds out what is in force: contain makes a process namespace, probe a
+// sandbox, and both say why they cannot.
+func (p *platform) capabilities(contain, probe func() error) Capabilities {
 	c := Capabilities{
 		Users: p.users != nil, Memory: p.cgroups.has("memory"), CPU: p.cgroups.has("cpu"), Pids: p.cgroups.has("pids"),
 		Tracked: len(p.cgroups.hierarchies) > 0,
 	}
 	reduce := func(format string, args ...any) { c.Reductions = append(c.Reductions, fmt.Sprintf(format, args...)) }
+	if err := contain(); err != nil {
+		reduce("children of user code outlive a host that is killed until the next one starts: %v", err)
+	} else {
+		c.Contained = true
+	}
 	if !c.Users {
 		reduce("user code runs as the host's own user and sees its files: %v", p.usersWhy)
 	} else if err := probe(); err != nil {
@@ -145,12 +151,15 @@ func (l *userLease) release() {
 	_ = l.users.lock(l.uid, unix.F_UNLCK) // unlocking one's own lock does not fail
 }
 
-// stageProgram is this program even if its file was replaced meanwhile: both sides of the stage must agree.
-func stageProgram() (string, error) { return "/proc/self/exe", nil }
+// selfProgram is this program even if its file was replaced meanwhile: both sides of the stage must agree.
+const selfProgram = "/proc/self/exe"
 
-// stageAttr is how the stage is started: a session of its own, and with sandbox mounts and IPC of its own.
+func stageProgram() (string, error) { return selfProgram, nil }
+
+// stageAttr is how the stage is started: a session of its own, and with sandbox mounts and IPC of its own. It
+// needs no parent-death signal until it has its plan: it ends when the pair does.
 func stageAttr(sandbox bool) *syscall.SysProcAttr {
-	attr := &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
+	attr := &syscall.SysProcAttr{Setsid: true}
 	if sandbox {
 		attr.Cloneflags = syscall.CLONE_NEWNS | syscall.CLONE_NEWIPC
 	}

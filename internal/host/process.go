@@ -142,6 +142,9 @@ type Capabilities struct {
 	// Tracked: children that left their process group are found exactly (by cgroup), not by a mark in their
 	// environment, which a process can remove.
 	Tracked bool `json:"tracked"`
+	// Contained: when the supervisor dies, the kernel ends everything that it started. Otherwise it ends the
+	// processes themselves, and what they started in turn waits for KillRecorded.
+	Contained bool `json:"contained"`
 	// Reductions says in one sentence each what is missing and why.
 	Reductions []string `json:"reductions,omitempty"`
 }

@@ -109,11 +109,11 @@ var wireCodes = []struct {
 	code string
 	err  error
 }{
+	{"start", ErrStart}, // first: it may wrap another
 	{"not_found", ErrNotFound},
 	{"bad_request", ErrBadRequest},
 	{"limit", ErrLimit},
 	{"draining", ErrDraining},
-	{"start", ErrStart},
 	{"internal", ErrInternal}, // last: what any other error becomes
 }
 

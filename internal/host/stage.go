@@ -11,6 +11,8 @@ import (
 	"sort"
 	"strconv"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // The stage is this program between fork and user code. The supervisor starts it with stageName as its name, an
@@ -45,7 +47,12 @@ type stageReport struct {
 // Stage must be the first call of main in every program that supervises: when the process is a stage it never
 // returns. Otherwise it does nothing and returns false.
 func Stage() bool {
-	if os.Args[0] != stageName {
+	switch os.Args[0] {
+	case initName:
+		initMain()
+		os.Exit(0)
+	case stageName:
+	default:
 		return false
 	}
 	// Credentials, namespaces and the parent-death signal belong to a thread: all of it happens on one.
@@ -72,6 +79,9 @@ func stage(control *os.File) error {
 	}
 	if err := json.Unmarshal(line, &plan); err != nil {
 		return errors.New("read plan: it is not the JSON that was expected") // without the text: it has secrets
+	}
+	if err := onExec(stageFD, unix.CloseOnExec); err != nil { // whatever the supervisor once inherited itself
+		return fmt.Errorf("inherited descriptors: %w", err)
 	}
 	if err := isolate(&plan); err != nil {
 		return err
@@ -103,6 +113,29 @@ func stage(control *os.File) error {
 	sort.Strings(env)
 	if err := syscall.Exec(plan.Argv[0], plan.Argv, env); err != nil {
 		return fmt.Errorf("execute %s: %w", strconv.Quote(plan.Argv[0]), err)
+	}
+	return nil
+}
+
+// onExec applies act to every descriptor from first on that exec would pass on.
+func onExec(first int, act func(fd int)) error {
+	d, err := os.Open("/dev/fd")
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		fd, err := strconv.Atoi(name)
+		if err != nil || fd < first {
+			continue
+		}
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+			act(fd)
+		}
 	}
 	return nil
 }

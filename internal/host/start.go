@@ -233,17 +233,18 @@ func (f *inherited) close() {
 }
 
 func (s *supervisor) openFiles(p *proc, spec *ProcessSpec, undo *undoing) (f *inherited, err error) {
-	f = &inherited{}
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return nil, err
 	}
-	f.stage, f.files[stageFD] = ours, theirs
+	opened := &inherited{stage: ours}
+	opened.files[stageFD] = theirs
 	defer func() {
 		if err != nil {
-			f.close()
+			opened.close()
 		}
 	}()
+	f = opened
 	if f.files[0], err = os.Open(os.DevNull); err != nil {
 		return nil, err
 	}
@@ -279,7 +280,7 @@ func (s *supervisor) openSocket(path string) (*os.File, error) {
 		return nil, err
 	}
 	if filepath.Dir(path) != dir || path == filepath.Join(dir, controlName) {
-		return nil, fmt.Errorf("%w: it must lie in the socket directory", ErrBadRequest)
+		return nil, errors.New("it must lie in the socket directory")
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Bounds of a supervisor.
@@ -36,6 +38,7 @@ type supervisor struct {
 	platform *platform
 	forks    *forker
 	children *children
+	inside   *enclosure // nil where there is none
 	capable  Capabilities
 
 	starting chan struct{}  // one token per process that is being set up
@@ -54,11 +57,16 @@ type supervisor struct {
 }
 
 // Run supervises cfg.DataDir until ctx ends, SIGTERM or SIGINT comes, a client shuts it down, or no client was
-// connected for cfg.OrphanTimeout. It then drains: SIGTERM to every process, after the grace SIGKILL. It owns all
-// children of the calling process. ErrRunning: another supervisor holds the data directory.
+// connected for cfg.OrphanTimeout. It then drains: SIGTERM to every process, after the grace SIGKILL. It owns the
+// calling process: all its children, and descriptors above 2 that exec would pass on are closed. ErrRunning: another
+// supervisor holds the data directory.
 func Run(ctx context.Context, cfg Config) error {
 	if err := cfg.setDefaults(); err != nil {
 		return err
+	}
+	// Pipes and files that whoever started us leaked: holding them for ever would make others wait for their end.
+	if err := onExec(3, func(fd int) { _ = unix.Close(fd) }); err != nil {
+		return fmt.Errorf("close inherited descriptors: %w", err)
 	}
 	root, err := canonical(cfg.DataDir)
 	if err != nil {
@@ -79,7 +87,7 @@ func Run(ctx context.Context, cfg Config) error {
 		starting: make(chan struct{}, maxStarting), procs: map[string]*proc{}, watchers: map[*watcher]struct{}{},
 		shutdown: make(chan time.Duration, 1), children: newChildren(),
 	}
-	s.listeners.open = map[string]*listening{}
+	s.listeners.open, s.presence.change = map[string]*listening{}, make(chan struct{})
 	return s.run(ctx)
 }
 
@@ -105,7 +113,7 @@ func (s *supervisor) run(ctx context.Context) error {
 	defer s.platform.close()
 	becomeReaper()
 	s.forks = newForker()
-	defer s.forks.close()
+	defer func() { s.forks.close() }()
 	reaping := make(chan struct{})
 	stopReaping := make(chan struct{})
 	go func() {
@@ -116,7 +124,11 @@ func (s *supervisor) run(ctx context.Context) error {
 		close(stopReaping)
 		<-reaping
 	}()
-	s.capable = s.platform.capabilities(func() error { return s.probeSandbox(ctx) })
+	s.capable = s.platform.capabilities(
+		func() (err error) { s.inside, err = s.contain(); return err },
+		func() error { return s.probeSandbox(ctx) },
+	)
+	defer s.inside.close()
 	return s.serveUntilEnd(ctx)
 }
 
@@ -144,8 +156,12 @@ func (s *supervisor) serveUntilEnd(ctx context.Context) error {
 		reason = "signal"
 	case grace = <-s.shutdown:
 		reason = "asked"
-	case <-s.presence.orphaned(s.cfg.OrphanTimeout):
+	case <-s.presence.orphaned(connCtx, s.cfg.OrphanTimeout):
 		reason = "no client"
+	case d := <-s.inside.died():
+		s.inside.first.died <- d
+		err = fmt.Errorf("the process namespace ended: %s", describe(d.status))
+		reason, grace = "namespace ended", 0
 	}
 	s.log.Info("host drains", "reason", reason, "grace", grace)
 	s.drain(grace, signals)
@@ -155,7 +171,7 @@ func (s *supervisor) serveUntilEnd(ctx context.Context) error {
 	hangUp()
 	serving.Wait()
 	s.log.Info("host ended")
-	return nil
+	return err
 }
 
 func (s *supervisor) listenControl() (*net.UnixListener, string, error) {
@@ -239,15 +255,11 @@ func cgroupKey(dataDir string) string {
 type presence struct {
 	mu     sync.Mutex
 	count  int
-	change chan struct{} // closed at the next change of count from or to 0
-	once   sync.Once
+	change chan struct{} // closed when the count comes to or leaves 0, and then replaced
 }
-
-func (p *presence) init() { p.once.Do(func() { p.change = make(chan struct{}) }) }
 
 // add counts a client that came (1) or went (-1).
 func (p *presence) add(delta int) {
-	p.init()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	before := p.count
@@ -258,26 +270,32 @@ func (p *presence) add(delta int) {
 	}
 }
 
-// orphaned is closed when there was no client for the timeout. Its goroutine lives as long as the supervisor.
-func (p *presence) orphaned(timeout time.Duration) <-chan struct{} {
-	p.init()
+// orphaned is closed when there was no client for the timeout. Its goroutine ends with ctx.
+func (p *presence) orphaned(ctx context.Context, timeout time.Duration) <-chan struct{} {
 	orphan := make(chan struct{})
 	go func() {
 		for {
 			p.mu.Lock()
 			alone, change := p.count == 0, p.change
 			p.mu.Unlock()
-			if !alone {
-				<-change
-				continue
-			}
 			t := time.NewTimer(timeout)
+			tooLong := t.C
+			if !alone {
+				tooLong = nil
+			}
 			select {
 			case <-change:
-				t.Stop()
-			case <-t.C:
+			case <-tooLong:
 				close(orphan)
+			case <-ctx.Done():
+			}
+			t.Stop()
+			select {
+			case <-orphan:
 				return
+			case <-ctx.Done():
+				return
+			default:
 			}
 		}
 	}()

@@ -1,0 +1,264 @@
+package host
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func mustCanonical(t *testing.T, dir string) string {
+	t.Helper()
+	root, err := canonical(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
+func TestPageIsSharedAndKeepsItsSize(t *testing.T) {
+	r := newRig(t)
+	spec := r.child("paged", "page")
+	spec.Page = filepath.Join(r.cfg.DataDir, "page")
+	hold := r.shell("held", "sleep 1000")
+	hold.Page = filepath.Join(r.cfg.DataDir, "page2")
+	r.start(hold)
+	// The caller reads and writes the page of a running process by its path.
+	f, err := os.OpenFile(hold.Page, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	mapped, err := syscall.Mmap(int(f.Fd()), 0, PageBytes, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = syscall.Munmap(mapped) }()
+	for _, b := range mapped {
+		if b != 0 {
+			t.Fatal("a new page is not zeroed")
+		}
+	}
+	copy(mapped, "kept")
+	if e := r.run(spec); e.Code != 0 {
+		t.Fatalf("%+v, output %q", e, r.output("paged"))
+	}
+	if got := r.output("paged"); !strings.Contains(got, "truncate: operation not permitted") {
+		t.Errorf("a process could shrink its page: %q", got)
+	}
+	for id, want := range map[string]string{"paged": "hello", "held": "kept"} {
+		if id == "held" {
+			if err := r.Signal(r.ctx, id, syscall.SIGKILL, true); err != nil {
+				t.Fatal(err)
+			}
+			r.exit(id)
+		}
+		path := map[string]string{"paged": spec.Page, "held": hold.Page}[id]
+		info, err := os.Lstat(path)
+		text, readErr := os.ReadFile(path)
+		if err != nil || readErr != nil || !info.Mode().IsRegular() || len(text) != PageBytes || !strings.HasPrefix(string(text), want) {
+			t.Errorf("%s: the page after the exit: %v %v, %d bytes, begins %.8q", id, err, readErr, len(text), text)
+		}
+	}
+}
+
+func TestOnlyStatedDescriptorsAreInherited(t *testing.T) {
+	r := newRig(t)
+	dir, err := SocketDir(r.cfg.DataDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	full := r.child("full", "descriptors")
+	full.Socket, full.Page = filepath.Join(dir, "d.sock"), filepath.Join(r.cfg.DataDir, "d.page")
+	bare := r.child("bare", "descriptors")
+	for _, tt := range []struct {
+		spec ProcessSpec
+		want []string
+	}{
+		{full, []string{"0 /dev/null", "1 pipe", "2 pipe", "3 socket", "4 /memfd:portico-page"}},
+		{bare, []string{"0 /dev/null", "1 pipe", "2 pipe"}},
+	} {
+		if e := r.run(tt.spec); e.Code != 0 {
+			t.Fatalf("%+v", e)
+		}
+		var got []string
+		for line := range strings.Lines(r.output(tt.spec.ID)) {
+			// What the program opened itself: its poller, its limits and the directory that it lists.
+			if !strings.Contains(line, "anon_inode") && !strings.Contains(line, "/sys/fs/cgroup") && !strings.Contains(line, "/fd\n") {
+				name, _, _ := strings.Cut(strings.TrimSpace(line), ":[")
+				got = append(got, strings.TrimSuffix(name, " (deleted)"))
+			}
+		}
+		if !slices.Equal(got, tt.want) {
+			t.Errorf("%s inherited %q, want %q", tt.spec.ID, got, tt.want)
+		}
+	}
+}
+
+func TestEverythingThatAProcessStartedEndsWithIt(t *testing.T) {
+	r := newRig(t)
+	// A child in the group, one in a session of its own, and a daemon whose parent is gone.
+	script := `sleep 1001 & echo $!; setsid sleep 1002 & (setsid sh -c 'echo $$ >%s; exec sleep 1003' &) ; sleep 1000`
+	for _, user := range []User{UserOwn, UserSeparate} {
+		t.Run(string(user), func(t *testing.T) {
+			id := "family-" + string(user)
+			dir := filepath.Join(r.cfg.DataDir, id)
+			if err := os.Mkdir(dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			spec := r.shell(id, fmt.Sprintf(script, filepath.Join(dir, "daemon")))
+			spec.User, spec.View = user, []View{{Path: dir, Writable: true}}
+			p := r.start(spec)
+			mark := recordOf(t, r.cfg.DataDir, id)
+			eventually(t, "start of the daemon", func() bool {
+				text, _ := os.ReadFile(filepath.Join(dir, "daemon"))
+				return len(fields(string(text))) == 1 && len(family(t, mark)) >= 4
+			})
+			before := family(t, mark)
+			if err := r.Signal(r.ctx, id, syscall.SIGKILL, false); err != nil {
+				t.Fatal(err)
+			}
+			if e := r.exit(id); e.Signal != int(syscall.SIGKILL) || e.OOMKilled {
+				t.Errorf("exit %+v", e)
+			}
+			for _, pid := range before {
+				if alive(pid) {
+					t.Errorf("process %d lives after the exit of %d was told", pid, p.PID)
+				}
+			}
+		})
+	}
+}
+
+// family lists the processes that carry the mark of a record.
+func family(t *testing.T, rec record) []int {
+	t.Helper()
+	rec.Cgroups = nil
+	pids, err := members(&rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pids
+}
+
+func TestMemoryLimit(t *testing.T) {
+	requireRoot(t)
+	r := newRig(t)
+	if !r.Info().Capabilities.Memory {
+		t.Skip("no memory controller: ", r.Info().Capabilities.Reductions)
+	}
+	spec := r.child("big", "allocate", "512")
+	spec.User, spec.Limits.MemoryBytes = UserSeparate, 64<<20
+	if e := r.run(spec); !e.OOMKilled || e.Signal != int(syscall.SIGKILL) {
+		t.Errorf("exit %+v, output %q", e, r.output("big"))
+	}
+	spec = r.child("small", "allocate", "16")
+	spec.User, spec.Limits.MemoryBytes = UserSeparate, 256<<20
+	if e := r.run(spec); e.OOMKilled || e.Code != 0 {
+		t.Errorf("exit %+v", e)
+	}
+}
+
+func TestPidsLimit(t *testing.T) {
+	requireRoot(t)
+	r := newRig(t)
+	if !r.Info().Capabilities.Pids {
+		t.Skip("no pids controller: ", r.Info().Capabilities.Reductions)
+	}
+	spec := r.shell("bomb", "for i in $(seq 100); do sleep 1000 & done; echo all")
+	spec.User, spec.Limits.Pids = UserSeparate, 16
+	if e := r.run(spec); e.Code == 0 {
+		t.Errorf("100 processes fit into 16: %+v %q", e, r.output("bomb"))
+	}
+	if left := cgroupsOf(t, r); len(left) > 0 {
+		t.Errorf("cgroups were left: %v", left)
+	}
+}
+
+// cgroupsOf finds the cgroups of processes of a data directory.
+func cgroupsOf(t *testing.T, r *rig) []string {
+	t.Helper()
+	var found []string
+	for _, h := range openCgroups(cgroupKey(mustCanonical(t, r.cfg.DataDir))).hierarchies {
+		entries, err := os.ReadDir(h.base)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			if e.IsDir() {
+				found = append(found, filepath.Join(h.base, e.Name()))
+			}
+		}
+	}
+	return found
+}
+
+func TestCPULimit(t *testing.T) {
+	requireRoot(t)
+	r := newRig(t)
+	if !r.Info().Capabilities.CPU {
+		t.Skip("no cpu controller: ", r.Info().Capabilities.Reductions)
+	}
+	spec := r.shell("spin", "end=$(($(date +%s)+3)); while [ $(date +%s) -lt $end ]; do :; done")
+	spec.User, spec.Limits.CPUMillis = UserSeparate, 100
+	if e := r.run(spec); e.Code != 0 || e.UserTime+e.SystemTime > 2*time.Second {
+		t.Errorf("a tenth of a core for at most 4 s gave %v: %+v", e.UserTime+e.SystemTime, e)
+	}
+}
+
+func TestStartsLeaveNoDescriptors(t *testing.T) {
+	r := newRig(t)
+	dir, err := SocketDir(r.cfg.DataDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	starts := 500
+	if testing.Short() {
+		starts = 60
+	}
+	count := func() int {
+		entries, err := os.ReadDir("/proc/" + strconv.Itoa(r.Info().PID) + "/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	round := func(n int) {
+		var wg sync.WaitGroup
+		limit := make(chan struct{}, 8)
+		for i := range n {
+			limit <- struct{}{}
+			wg.Go(func() {
+				defer func() { <-limit }()
+				id := fmt.Sprintf("p%d", i)
+				spec := r.shell(id, "exit 0")
+				spec.User = UserSeparate
+				spec.Socket, spec.Page = filepath.Join(dir, id), filepath.Join(r.cfg.DataDir, "page-"+id)
+				if i%10 == 0 {
+					spec.Argv = []string{"/no/such/program"}
+				}
+				if _, err := r.Start(r.ctx, spec); (err != nil) != (i%10 == 0) {
+					t.Errorf("start %d: %v", i, err)
+				}
+			})
+		}
+		wg.Wait()
+		eventually(t, "the end of all", func() bool {
+			all, err := r.List(r.ctx)
+			return err == nil && !slices.ContainsFunc(all, func(p Process) bool { return p.Running() })
+		})
+	}
+	round(10)
+	if left := cgroupsOf(t, r); len(left) > 0 {
+		t.Errorf("cgroups were left: %v", left)
+	}
+	before := count()
+	round(starts)
+	eventually(t, fmt.Sprintf("return to %d descriptors", before), func() bool { return count() <= before+2 })
+}
