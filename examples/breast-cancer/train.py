@@ -33,9 +33,8 @@ def main():
     for name, model in models.items():
         model.fit(train_x, train_y)
         joblib.dump(model, args.out / f"{name}.joblib")
-        print(
-            f"{name}: {len(train_y)} rows, accuracy {accuracy_score(test_y, model.predict(test_x)):.3f} on {len(test_y)} others"
-        )
+        accuracy = accuracy_score(test_y, model.predict(test_x))
+        print(f"{name}: trained on {len(train_y)} rows, accuracy {accuracy:.3f} on {len(test_y)} others")
     if args.request:
         args.request.write_text(json.dumps({"data": test_x[:3].tolist()}) + "\n")
 

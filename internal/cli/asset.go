@@ -121,6 +121,7 @@ func (c *condaFile) MarshalJSON() ([]byte, error) {
 }
 
 func (r *modelRef) decodeNode(d *decoder, n *yaml.Node, path string) {
+	n = d.unfold(n, yaml.MappingNode)
 	if ref, ok := decodeReference(d, n, path, "model: {path: %s}"); ok {
 		*r = modelRef{Reference: ref}
 		return
@@ -144,6 +145,7 @@ func (r *modelRef) MarshalJSON() ([]byte, error) {
 }
 
 func (r *environmentRef) decodeNode(d *decoder, n *yaml.Node, path string) {
+	n = d.unfold(n, yaml.MappingNode)
 	if ref, ok := decodeReference(d, n, path, "environment: {conda_file: %s}"); ok {
 		*r = environmentRef{Reference: ref}
 		return

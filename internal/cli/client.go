@@ -157,7 +157,7 @@ func (c *client) send(ctx context.Context, method, path string, query url.Values
 		if err == nil {
 			err = serviceError(a)
 		}
-		if attempt == attempts || ctx.Err() != nil || a != nil && !restarting(a.status) {
+		if attempt == attempts || ctx.Err() != nil || a != nil && !restarting(a.status) || mistrusted(err) {
 			return nil, err
 		}
 		if err := sleep(ctx, delay); err != nil {
@@ -165,6 +165,12 @@ func (c *client) send(ctx context.Context, method, path string, query url.Values
 		}
 		delay *= 2
 	}
+}
+
+// mistrusted says that the server's certificate was refused, which asking again does not change.
+func mistrusted(err error) bool {
+	var wrong *tls.CertificateVerificationError
+	return errors.As(err, &wrong)
 }
 
 func restarting(status int) bool {

@@ -42,10 +42,9 @@ func (a *App) endpointInvoke(g *globalFlags) *cobra.Command {
 	f.StringArrayVar(&r.headers, "header", nil, "another request header: \"Name: value\" (repeatable)")
 	f.BoolVarP(&r.showHeaders, "include", "i", false, "print status and headers of the answer on standard error")
 	must(c.RegisterFlagCompletionFunc("deployment-name", a.completeDeployments(g, &name)))
-	c.MarkFlagsMutuallyExclusive("request-file", "input")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		if file == "" && !cmd.Flags().Changed("input") {
-			return usagef("give the request's body with --request-file FILE (- for standard input) or --input TEXT")
+		if (file != "") == cmd.Flags().Changed("input") {
+			return usagef("give the request's body with --request-file FILE (- for standard input) or --input TEXT, not both")
 		}
 		s, err := g.open(a)
 		if err != nil {
