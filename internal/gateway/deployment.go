@@ -72,7 +72,7 @@ func (d *deployment) update(r *route.Deployment, bytes int64) {
 }
 
 // applyLocked gives the queue as many slots as the ready instances have. Requests still running on retired
-// instances hold slots too; these are added, or a replaced instance would keep its successor idle.
+// instances hold slots too; these are added, or a replaced instance would keep its successor idle and callers out.
 func (d *deployment) applyLocked() {
 	limits := d.limits
 	limits.Executing = d.perInst * len(d.ready.Load().instances)
@@ -80,6 +80,7 @@ func (d *deployment) applyLocked() {
 	for _, i := range d.retired {
 		if n := i.inflight.Load(); n > 0 {
 			limits.Executing += int(n)
+			limits.Pending += int(n)
 			kept = append(kept, i)
 		}
 	}

@@ -76,25 +76,26 @@ func appendAnswer(to, from []inference.Field) []inference.Field {
 // dropped says whether a field stops here in both directions: hop-by-hop (RFC 9110 section 7.6.1), or one that
 // only Portico itself may set.
 func dropped(name string) bool {
+	stops := ""
 	switch len(name) {
 	case 2:
-		return fold(name, "te")
+		stops = "te"
 	case 7:
 		return fold(name, "trailer") || fold(name, "upgrade")
 	case 10:
-		return fold(name, "keep-alive")
+		stops = "keep-alive"
 	case 12:
-		return fold(name, fieldRequestID)
+		stops = fieldRequestID
 	case 16:
-		return fold(name, "proxy-connection")
+		stops = "proxy-connection"
 	case 17:
-		return fold(name, "transfer-encoding")
+		stops = "transfer-encoding"
 	case 18:
-		return fold(name, "proxy-authenticate")
+		stops = "proxy-authenticate"
 	case 19:
-		return fold(name, "proxy-authorization")
+		stops = "proxy-authorization"
 	}
-	return hasPrefixFold(name, fieldWorker)
+	return stops != "" && fold(name, stops) || hasPrefixFold(name, fieldWorker)
 }
 
 func join(a, b string) string {
@@ -110,12 +111,12 @@ func withoutNamed(fields []inference.Field, named string) []inference.Field {
 		var name string
 		name, named, _ = strings.Cut(named, ",")
 		name = strings.TrimSpace(name)
-		if fold(name, "close") || fold(name, "keep-alive") || name == "" {
+		if name == "" {
 			continue
 		}
 		kept := fields[:0]
 		for _, f := range fields {
-			if !fold(f.Name, name) {
+			if !strings.EqualFold(f.Name, name) {
 				kept = append(kept, f)
 			}
 		}
