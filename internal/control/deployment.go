@@ -188,6 +188,9 @@ func (s *Service) checkDeployment(parent *store.Endpoint, spec *online.Deploymen
 			"the location must be that of the endpoint, %q", parent.Spec.Location))
 	}
 	spec.Default()
+	if t, ok := s.Catalogue.Find(spec.InstanceType); ok {
+		spec.InstanceType = t.Name // in the catalogue's case
+	}
 	faults = append(faults, checkWords(spec.Description, spec.Tags, spec.Properties, "tags")...)
 	faults = append(faults, spec.Validate(s.Catalogue)...)
 	return failIf(once(faults))
