@@ -81,7 +81,11 @@ func open(ctx context.Context, path string, sealer store.Sealer, log *slog.Logge
 	if err := createPrivate(abs); err != nil {
 		return nil, err
 	}
-	if err := s.openWriter(ctx); err != nil {
+	steps, err := migrations()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.openWriter(ctx, steps); err != nil {
 		return nil, err
 	}
 	return s, s.openReaders(ctx)
@@ -97,7 +101,7 @@ func createPrivate(path string) error {
 	return f.Close()
 }
 
-func (s *Store) openWriter(ctx context.Context) error {
+func (s *Store) openWriter(ctx context.Context, steps []migration) error {
 	db, err := sql.Open("sqlite", sourceName(s.path, "busy_timeout("+milliseconds()+")", "journal_mode(WAL)",
 		"synchronous(FULL)", "temp_store(MEMORY)"))
 	if err != nil {
@@ -109,10 +113,6 @@ func (s *Store) openWriter(ctx context.Context) error {
 		return err
 	}
 	s.writer <- w
-	steps, err := migrations()
-	if err != nil {
-		return err
-	}
 	return migrate(w, steps, s.log)
 }
 
