@@ -385,3 +385,73 @@ func TestRunnerFailureIsNotThePersonsFault(t *testing.T) {
 type runnerFunc func(context.Context, Command) error
 
 func (f runnerFunc) Run(ctx context.Context, c Command) error { return f(ctx, c) }
+
+// asUser runs steps as a user id of their own, as the host does, without its sandbox.
+type asUser struct{ uid uint32 }
+
+func (r asUser) Run(ctx context.Context, c Command) error {
+	for _, dir := range c.Writable {
+		err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			return os.Lchown(path, int(r.uid), int(r.uid))
+		})
+		if err != nil {
+			return err
+		}
+	}
+	cmd := exec.CommandContext(ctx, c.Argv[0], c.Argv[1:]...)
+	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = c.Env, c.Dir, c.Output, c.Output
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: r.uid, Gid: r.uid}}
+	var exit *exec.ExitError
+	if err := cmd.Run(); errors.As(err, &exit) {
+		return &ExitError{Code: exit.ExitCode()}
+	} else if err != nil {
+		return err
+	}
+	return nil
+}
+
+// Steps that run as another user find their directories writable, and what they leave belongs to the server.
+func TestBuildAsAnotherUser(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can run steps as another user")
+	}
+	const nobody = 65534
+	ctx := within(t)
+	found, err := newPythons(Config{Getenv: os.LookupEnv}, slog.New(slog.DiscardHandler)).list(ctx, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	links := wheels(t)
+	if err := os.Chmod(filepath.Dir(links), 0o755); err != nil { // the parent of all of this test's directories
+		t.Fatal(err)
+	}
+	var base string
+	for _, in := range found { // an interpreter below /root is out of that user's reach without the host's sandbox
+		err := asUser{nobody}.Run(ctx, Command{Argv: []string{in.Path, "-I", "-c", "import os; os.listdir(" + "'" + links + "')"}, Dir: "/"})
+		if err == nil && (in.Ensure || !in.Pip.less(minPipTarget)) {
+			base = in.Path
+			break
+		}
+	}
+	if base == "" {
+		t.Skip("no interpreter of this machine can be started by another user")
+	}
+	b := newBuilder(t, func(c *Config) {
+		c.Runner, c.Pythons, c.Getenv = asUser{nobody}, []string{base}, getenv(links, nil)
+	})
+	env, err := b.Ensure(ctx, online.EnvironmentSpec{Requirements: "uses-tiny"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkSealed(t, env.Dir)
+	if err := (asUser{nobody}).Run(ctx, Command{Argv: []string{env.Python, "-I", "-c", "import uses_tiny, tiny"}, Dir: "/"}); err != nil {
+		t.Errorf("the other user cannot use it: %v", err)
+	}
+	touch := Command{Argv: []string{env.Python, "-I", "-c", "import sys; open(sys.prefix + '/x', 'w')"}, Dir: "/"}
+	if err := (asUser{nobody}).Run(ctx, touch); err == nil {
+		t.Error("the other user can write to it")
+	}
+}

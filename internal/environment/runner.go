@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"syscall"
 	"time"
@@ -61,16 +62,37 @@ type ExecRunner struct{}
 // Run implements Runner.
 func (ExecRunner) Run(ctx context.Context, c Command) error {
 	cmd := exec.CommandContext(ctx, c.Argv[0], c.Argv[1:]...)
-	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = c.Env, c.Dir, c.Output, c.Output
+	cmd.Env, cmd.Dir = c.Env, c.Dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
-	// After WaitDelay the leader is killed and its output closed, even when a grandchild still holds the pipe.
 	cmd.WaitDelay = stopGrace
-	err := cmd.Run()
-	if cmd.Process != nil {
-		// Whatever the step left in its group ends with it; mostly there is nothing and this answers ESRCH.
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	// The pipe is ours and not exec's, which would wait for whoever still holds it before the group can be ended.
+	r, w, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("run %s: %w", c.Name, err)
 	}
+	defer r.Close()
+	cmd.Stdout, cmd.Stderr = w, w
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
+		return fmt.Errorf("run %s: %w", c.Name, err)
+	}
+	copied := make(chan struct{})
+	go func() {
+		defer close(copied)
+		out := c.Output
+		if out == nil {
+			out = io.Discard
+		}
+		// It ends with the last holder of the pipe, or at the deadline below; the step's own end is what counts.
+		_, _ = io.Copy(out, r)
+	}()
+	err = cmd.Wait()
+	// Whatever the step left in its group ends with it; mostly there is nothing and this answers ESRCH.
+	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	_ = r.SetReadDeadline(time.Now().Add(stopGrace)) // for a child that left the group with the pipe
+	<-copied
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -81,8 +103,7 @@ func (ExecRunner) Run(ctx context.Context, c Command) error {
 		}
 		return &ExitError{Code: exit.ExitCode()}
 	}
-	// The step itself ended well and left a child with the pipe open; that child was ended above.
-	if err != nil && !errors.Is(err, exec.ErrWaitDelay) {
+	if err != nil {
 		return fmt.Errorf("run %s: %w", c.Name, err)
 	}
 	return nil
