@@ -12,6 +12,7 @@ import (
 
 	"portico/internal/api"
 	"portico/internal/gateway"
+	"portico/internal/host"
 )
 
 // managementStopTimeout is what management requests get to finish once scoring has drained.
@@ -63,10 +64,8 @@ func (s *serving) drain(management *http.Server, stopLoop func()) error {
 	defer cancel()
 	if !s.cfg.Detach {
 		// The host would let new connections wait for a next server that is not to come.
-		for _, name := range []string{"management", "scoring", "scoring-http"} {
-			if err := s.host.Unlisten(ctx, name); err != nil {
-				s.log.Warn("cannot give a listening socket back", "name", name, "error", err)
-			}
+		if err := s.withHost(ctx, unlisten(ctx)); err != nil {
+			s.log.Warn("cannot give the listening sockets back", "error", err)
 		}
 	}
 	err := s.front.Drain(ctx)
@@ -80,7 +79,18 @@ func (s *serving) drain(management *http.Server, stopLoop func()) error {
 		err = errors.Join(err, management.Close())
 	}
 	stopLoop()
+	s.log.Info("requests are drained")
 	return err
+}
+
+func unlisten(ctx context.Context) func(*host.Client) error {
+	return func(c *host.Client) error {
+		var errs []error
+		for _, name := range []string{"management", "scoring", "scoring-http"} {
+			errs = append(errs, c.Unlisten(ctx, name))
+		}
+		return errors.Join(errs...)
+	}
 }
 
 func managementTLS(base *tls.Config) *tls.Config {

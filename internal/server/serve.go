@@ -242,7 +242,19 @@ func (s *serving) stopEngine() error {
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.DrainTimeout+workerStopGrace)
 	defer cancel()
 	err := s.engine.Stop(ctx)
-	return errors.Join(err, s.host.Shutdown(ctx, workerStopGrace))
+	return errors.Join(err, s.withHost(ctx, func(c *host.Client) error { return c.Shutdown(ctx, workerStopGrace) }))
+}
+
+// withHost speaks to the host that runs now: the engine replaces one that died. Without any there is nothing to say.
+func (s *serving) withHost(ctx context.Context, fn func(*host.Client) error) error {
+	c, err := host.Dial(ctx, s.cfg.DataDir)
+	if errors.Is(err, host.ErrNotRunning) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(fn(c), c.Close())
 }
 
 // workerStopGrace is what workers get beyond the drain time before they are killed.
