@@ -8,7 +8,6 @@ import (
 	"os"
 	"syscall"
 	"time"
-	"unsafe"
 )
 
 // Between repeated looks and signals while a canceled request goes on.
@@ -217,6 +216,3 @@ func (ln *lane) discard(d time.Duration) bool {
 type readerOf struct{ l *link }
 
 func (r readerOf) Read(p []byte) (int, error) { return r.l.read(p) }
-
-// asString gives the bytes as a string without a copy; nobody may write them afterwards.
-func asString(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }

@@ -100,7 +100,7 @@ func rawExchange(lk *link, call *Call, number uint64, meanwhile func()) (int, st
 	if err := lk.begin(call, "", number, time.Minute); err != nil {
 		return 0, "", err
 	}
-	if err := lk.send(call.Body); err != nil {
+	if err := lk.send(context.Background(), call); err != nil {
 		return 0, "", err
 	}
 	meanwhile()

@@ -3,11 +3,7 @@ package inference
 import (
 	"bytes"
 	"errors"
-	"fmt"
-	"io"
-	"net"
 	"strconv"
-	"time"
 )
 
 // Bounds of what an instance may answer, and of what is copied.
@@ -30,167 +26,19 @@ func (e *protocolError) Error() string { return "protocol: " + e.what }
 // errField: the call holds a field that cannot be sent as HTTP/1.1. Nothing of it was sent.
 var errField = errors.New("the request holds a field that cannot be sent")
 
-// link is one HTTP/1.1 connection to a worker or to an instance, with at most one request on it.
-type link struct {
-	conn net.Conn
-	in   []byte // in[r:w] was read and not yet used
-	r, w int
-	out  []byte
-}
-
-func newLink(conn net.Conn) *link { return &link{conn: conn, in: make([]byte, firstBuffer)} }
-
 // head is a parsed answer head.
 type head struct {
 	status  int
-	length  int64 // -1: chunked
-	close   bool  // the other side closes the connection after this answer
-	refused []byte
+	length  int64  // -1: chunked
+	close   bool   // the other side closes the connection after this answer
+	refused []byte // why the request was not started; nil when it was
+	lost    string // what became of the worker that executed it
 	raw     []byte // the fields, valid until the next read
 	lines   int
 }
 
-// begin writes the request line and everything that the instance needs to know of the call into out.
-func (l *link) begin(call *Call, host string, number uint64, left time.Duration) error {
-	b := l.out[:0]
-	if !isToken(call.Method) || !isTarget(call.Path) || !isTarget(call.Query) || call.Path == "" {
-		return errField
-	}
-	b = append(b, call.Method...)
-	b = append(b, ' ')
-	b = append(b, call.Path...)
-	if call.Query != "" {
-		b = append(b, '?')
-		b = append(b, call.Query...)
-	}
-	b = append(b, " HTTP/1.1\r\n"...)
-	if host != "" {
-		b = append(b, "host: "...)
-		b = append(b, host...)
-		b = append(b, "\r\n"...)
-	}
-	if number != 0 {
-		b = append(b, "x-portico-number: "...)
-		b = strconv.AppendUint(b, number, 10)
-		b = append(b, "\r\n"...)
-	}
-	b = append(b, "x-portico-deadline-ms: "...)
-	b = strconv.AppendInt(b, max(1, left.Milliseconds()), 10)
-	b = append(b, "\r\n"...)
-	for _, own := range [...]Field{{"x-request-id", call.ID}, {"x-ms-client-request-id", call.ClientID}} {
-		if own.Value == "" {
-			continue
-		}
-		if !isValue(own.Value) {
-			return errField
-		}
-		b = appendField(b, own)
-	}
-	for _, f := range call.Header {
-		if isOwn(f.Name) {
-			continue
-		}
-		if !isToken(f.Name) || !isValue(f.Value) {
-			return errField
-		}
-		b = appendField(b, f)
-	}
-	if len(call.Body) > 0 || call.Method == "POST" {
-		b = append(b, "content-length: "...)
-		b = strconv.AppendInt(b, int64(len(call.Body)), 10)
-		b = append(b, "\r\n"...)
-	}
-	l.out = append(b, "\r\n"...)
-	return nil
-}
-
-// send writes what begin prepared and the body.
-func (l *link) send(body []byte) error {
-	if len(body) <= joinedBody {
-		l.out = append(l.out, body...)
-		_, err := l.conn.Write(l.out)
-		return err
-	}
-	parts := net.Buffers{l.out, body}
-	_, err := parts.WriteTo(l.conn)
-	return err
-}
-
-func appendField(b []byte, f Field) []byte {
-	b = append(b, f.Name...)
-	b = append(b, ": "...)
-	b = append(b, f.Value...)
-	return append(b, "\r\n"...)
-}
-
-// fill reads more into in; at least one byte on success.
-func (l *link) fill(limit int) error {
-	if l.r > 0 {
-		l.w = copy(l.in, l.in[l.r:l.w])
-		l.r = 0
-	}
-	if l.w == len(l.in) {
-		if len(l.in) >= limit {
-			return &protocolError{"an answer's head is too large"}
-		}
-		bigger := make([]byte, min(limit, 2*len(l.in)))
-		copy(bigger, l.in[:l.w])
-		l.in = bigger
-	}
-	n, err := l.conn.Read(l.in[l.w:])
-	l.w += n
-	if n > 0 {
-		return nil
-	}
-	if err == nil {
-		return io.ErrNoProgress
-	}
-	return err
-}
-
-// readHead reads up to the end of an answer's head. After a timeout it may be called again.
-func (l *link) readHead(method string) (head, error) {
-	for {
-		if end := bytes.Index(l.in[l.r:l.w], []byte("\r\n\r\n")); end >= 0 {
-			h, err := parseHead(l.in[l.r:l.r+end+2], method)
-			l.r += end + 4
-			return h, err
-		}
-		if err := l.fill(maxAnswerHead); err != nil {
-			return head{}, err
-		}
-	}
-}
-
-// read gives bytes of the body: what is here already, else what the connection has.
-func (l *link) read(p []byte) (int, error) {
-	if l.r < l.w {
-		n := copy(p, l.in[l.r:l.w])
-		l.r += n
-		return n, nil
-	}
-	return l.conn.Read(p)
-}
-
-// line reads one line without its end, valid until the next read.
-func (l *link) line() ([]byte, error) {
-	for {
-		if i := bytes.IndexByte(l.in[l.r:l.w], '\n'); i >= 0 {
-			line := l.in[l.r : l.r+i]
-			l.r += i + 1
-			if i == 0 || line[i-1] != '\r' {
-				return nil, &protocolError{"a line without its end"}
-			}
-			return line[:i-1], nil
-		}
-		if l.w-l.r > maxChunkLine {
-			return nil, &protocolError{"a line is too long"}
-		}
-		if err := l.fill(maxAnswerHead); err != nil {
-			return nil, err
-		}
-	}
-}
+// streams says whether the body is handed on while it comes instead of being read at once.
+func (h *head) streams() bool { return h.length < 0 || h.length > eagerBody }
 
 // parseHead parses the status line and the fields that decide about the body; b ends with a line end.
 func parseHead(b []byte, method string) (head, error) {
@@ -224,13 +72,15 @@ func parseHead(b []byte, method string) (head, error) {
 			return h, &protocolError{"too many header fields"}
 		}
 		switch len(name) {
-		case len("content-length"):
+		case len("content-length"): // and of lostCause
 			if equalFold(name, "content-length") {
 				n, ok := parseLength(value)
 				if !ok || haveLength {
 					return h, &protocolError{"malformed content-length"}
 				}
 				h.length, haveLength = n, true
+			} else if equalFold(name, lostCause) {
+				h.lost = string(value)
 			}
 		case len("transfer-encoding"):
 			if equalFold(name, "transfer-encoding") {
@@ -260,9 +110,14 @@ func parseHead(b []byte, method string) (head, error) {
 	return h, nil
 }
 
-// notStarted names the field of an answer that says that the request was not begun, and why: withdrawn, deadline,
-// busy or closed.
-const notStarted = "x-portico-not-started"
+// Fields by which an instance says more than a status can.
+const (
+	// notStarted: the request was not begun, and why: withdrawn, deadline, busy or closed. After "deadline" it may
+	// have been begun, but nobody waits for it any more.
+	notStarted = "x-portico-not-started"
+	// lostCause: the worker died over the request; the value is LostError.Cause.
+	lostCause = "x-portico-lost"
+)
 
 // nextField splits off one field line.
 func nextField(b []byte) (name, value, rest []byte, ok bool) {
@@ -384,14 +239,4 @@ func isHop(name string) bool {
 		}
 	}
 	return len(name) > len(ownPrefix) && equalFold(name[:len(ownPrefix)], ownPrefix)
-}
-
-// timeLeft says how long a call may still take, or that it may not any more.
-func timeLeft(call *Call, now time.Time) (time.Duration, bool) {
-	left := call.Deadline.Sub(now)
-	return left, left > 0
-}
-
-func lost(instance, format string, args ...any) *LostError {
-	return &LostError{Instance: instance, Cause: fmt.Sprintf(format, args...)}
 }
