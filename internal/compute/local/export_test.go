@@ -5,6 +5,7 @@ import (
 	"log/slog"
 
 	"portico/internal/compute"
+	"portico/internal/host"
 	"portico/internal/inference"
 )
 
@@ -13,9 +14,29 @@ import (
 // Body is what runs one instance.
 type Body = body
 
-// OpenWith is New with instances whose body make makes. processes launches the host's processes of the instance.
-func OpenWith(ctx context.Context, cfg Config, log *slog.Logger, make func(t compute.Template, instance string, processes inference.Launcher) (Body, error)) (*Backend, error) {
-	return open(ctx, cfg, log, func(b *Backend, i *instance) (body, error) {
-		return make(i.set.record.Template, i.record.ID, i.launcher)
+// Instance is what a Body is made for.
+type Instance struct {
+	ID       string
+	Template compute.Template
+	Launcher inference.Launcher
+	Scratch  string // the place to write of its first process; emptied before each start
+}
+
+// OpenWith is New with other instances: newBody makes them, and describe changes what the host starts for them.
+func OpenWith(
+	ctx context.Context, cfg Config, log *slog.Logger,
+	describe func(Instance, *host.ProcessSpec) error, newBody func(Instance) (Body, error),
+) (*Backend, error) {
+	return open(ctx, cfg, log, func(_ *Backend, i *instance) (body, error) {
+		l := i.launcher
+		seen := Instance{ID: i.record.ID, Template: i.set.record.Template, Launcher: l, Scratch: l.scratch(0)}
+		l.describe = func(spec inference.WorkerSpec, start int) (host.ProcessSpec, error) {
+			p, err := l.processSpec(spec, start)
+			if err == nil {
+				err = describe(seen, &p)
+			}
+			return p, err
+		}
+		return newBody(seen)
 	})
 }

@@ -28,6 +28,7 @@ type launcher struct {
 	template *compute.Template
 	instance string
 	gpus     []int
+	describe func(spec inference.WorkerSpec, start int) (host.ProcessSpec, error) // what the host is to start
 }
 
 // Launch implements inference.Launcher. The host makes the status page.
@@ -60,7 +61,7 @@ func (l *launcher) start(ctx context.Context, spec inference.WorkerSpec, start i
 	if err := l.prepare(spec); err != nil {
 		return nil, err
 	}
-	process, err := l.processSpec(spec, start)
+	process, err := l.describe(spec, start)
 	if err != nil {
 		return nil, err
 	}
@@ -123,6 +124,7 @@ func (l *launcher) logDir(index int) string { return filepath.Join(l.workerDir(i
 // logName is the directory of a worker's output.
 const logName = "log"
 
+// processSpec describes a worker of this engine.
 func (l *launcher) processSpec(spec inference.WorkerSpec, start int) (host.ProcessSpec, error) {
 	t, scratch := l.template, l.scratch(spec.Index)
 	view, err := views(t, l.b.cfg.Runtime, scratch, l.gpus)

@@ -29,13 +29,18 @@ import (
 	"portico/workers"
 )
 
-// The test binary is also the supervisor (argument "host") and its stage.
+// The test binary is also the supervisor (argument "host"), its stage, and an inference server (argument "infer").
 func TestMain(m *testing.M) {
 	if host.Stage() {
 		return
 	}
-	if len(os.Args) > 1 && os.Args[1] == "host" {
-		os.Exit(hostMain(os.Args[2:]))
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case "host":
+			os.Exit(hostMain(os.Args[2:]))
+		case "infer":
+			os.Exit(inferMain(os.Args[2]))
+		}
 	}
 	os.Exit(m.Run())
 }

@@ -172,6 +172,7 @@ func (b *Backend) create(s *set) error {
 func (b *Backend) run(s *set, r instanceRecord) error {
 	i := &instance{set: s, record: r, state: online.InstancePending, leave: make(chan struct{})}
 	i.launcher = &launcher{b: b, template: &s.record.Template, instance: r.ID, gpus: r.GPUs}
+	i.launcher.describe = i.launcher.processSpec
 	// Known before its body is made: that begins at once to start workers, and asks for what is known of them.
 	b.instances[r.ID] = i
 	made, err := b.makeBody(i)
