@@ -63,8 +63,8 @@ const (
 	maxTried = 8
 )
 
-// reset forgets the previous request but keeps the buffers.
-func (x *Exchange) reset() {
+// Reset forgets the previous request but keeps the buffers. A transport that uses an Exchange again calls it first.
+func (x *Exchange) Reset() {
 	body, chunk := x.body, x.chunk
 	if cap(body) > keptBody {
 		body = nil

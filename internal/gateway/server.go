@@ -124,7 +124,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.gateway.Serve(r.Context(), x)
 	aborted := e.aborted
-	x.reset()
+	x.Reset()
 	e.w, e.body, e.ended, e.aborted = nil, nil, false, false
 	s.pool.Put(e)
 	if aborted {
