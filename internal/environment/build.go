@@ -301,6 +301,7 @@ func (b *Builder) runSteps(ctx context.Context, p *plan, place workplace, steps 
 	command := Command{
 		Dir: filepath.Join(place.work, "tmp"), Writable: []string{place.tree, place.work, place.cache}, Visible: b.visible(p, steps),
 	}
+	var made *foundation
 	for _, s := range steps {
 		log.say(s.name, s.what)
 		out := &stepOutput{log: log, stage: s.name}
@@ -308,24 +309,35 @@ func (b *Builder) runSteps(ctx context.Context, p *plan, place workplace, steps 
 		command.Env = b.settings.environ(s.uv, place.variables(p.base)...)
 		err := b.cfg.Runner.Run(ctx, command)
 		tail := out.end()
-		if err == nil {
-			continue
+		if err != nil {
+			return b.stepError(ctx, p, s, tool, err, tail)
 		}
-		var exit *ExitError
-		switch cause := context.Cause(ctx); {
-		case errors.Is(cause, errTooLong):
-			return online.Errorf(online.CodeImageBuildFailure, "", "%s did not end within %s (build timeout). Last lines:\n%s",
-				s.what, b.cfg.BuildTimeout, tail)
-		case errors.Is(cause, errTooBig):
-			return b.tooBig()
-		case cause != nil:
-			return cause
-		case errors.As(err, &exit):
-			return b.failed(p, s, tool, exit, tail)
+		if s.name == stepVenv {
+			f, err := readFoundation(place.venv)
+			if err != nil {
+				return err
+			}
+			made = &f
 		}
-		return fmt.Errorf("build environment %s: %w", p.id, err)
 	}
-	return nil
+	return checkFoundation(place.venv, made)
+}
+
+// stepError says why a step did not end well.
+func (b *Builder) stepError(ctx context.Context, p *plan, s step, tool string, err error, tail string) error {
+	var exit *ExitError
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, errTooLong):
+		return online.Errorf(online.CodeImageBuildFailure, "", "%s did not end within %s (build timeout). Last lines:\n%s",
+			s.what, b.cfg.BuildTimeout, tail)
+	case errors.Is(cause, errTooBig):
+		return b.tooBig()
+	case cause != nil:
+		return cause
+	case errors.As(err, &exit):
+		return b.failed(p, s, tool, exit, tail)
+	}
+	return fmt.Errorf("build environment %s: %w", p.id, err)
 }
 
 // failed says why a step ended badly, with all that a person needs to mend the spec.

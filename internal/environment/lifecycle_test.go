@@ -217,3 +217,29 @@ func BenchmarkEnsureBuilt(bench *testing.B) {
 		}
 	}
 }
+
+// An installed package must not lead those who start workers to other places of the machine.
+func TestFoundationIsGuarded(t *testing.T) {
+	for what, change := range map[string]string{
+		"another interpreter":   `rm "$v/bin/python" && ln -s /bin/sh "$v/bin/python"`,
+		"another home":          `echo "home = /etc" > "$v/pyvenv.cfg"`,
+		"a link for its config": `mv "$v/pyvenv.cfg" "$v/x" && ln -s x "$v/pyvenv.cfg"`,
+		"no config":             `rm "$v/pyvenv.cfg"`,
+	} {
+		b := newBuilder(t, func(c *Config) {
+			c.Runner = runnerFunc(func(ctx context.Context, c Command) error {
+				switch c.Name {
+				case "install":
+					c.Argv = []string{"/bin/sh", "-ec", "v=" + c.Writable[0] + "/venv; " + change}
+				case "verify":
+					return nil
+				}
+				return ExecRunner{}.Run(ctx, c)
+			})
+		})
+		_, err := b.Ensure(within(t), online.EnvironmentSpec{Requirements: "tiny"}, nil)
+		if !online.IsCode(err, online.CodeImageBuildFailure) || !strings.Contains(err.Error(), "changed which interpreter") {
+			t.Errorf("%s: got %v", what, err)
+		}
+	}
+}

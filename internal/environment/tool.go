@@ -61,6 +61,8 @@ type step struct {
 	uv   bool
 }
 
+const stepVenv = "venv" // the step after which the interpreter of an environment is settled
+
 // minPipTarget is the oldest pip that installs into another environment by --python.
 var minPipTarget = release{22, 3, 0}
 
@@ -76,7 +78,7 @@ type uvTool struct {
 // pipSteps makes an environment of base with the packages of file (empty: none). others are the interpreters whose
 // pip may help.
 func pipSteps(base interpreter, others []interpreter, uv uvTool, w workplace, file string) ([]step, error) {
-	bare := step{name: "venv", what: "making the virtual environment",
+	bare := step{name: stepVenv, what: "making the virtual environment",
 		argv: []string{base.Path, "-I", "-m", "venv", "--without-pip", w.venv}}
 	if !base.Venv {
 		switch {

@@ -2,7 +2,6 @@ package environment
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -51,23 +50,23 @@ func TestVariables(t *testing.T) {
 	}
 }
 
-// A conda tool is given what was read, and nothing that was not. The tool here is a stand-in that makes an ordinary
-// virtual environment: what is proved is the interface to it.
+// A conda tool is given what was read, and nothing that was not. The tool here is a stand-in, and so is the
+// interpreter that it makes: what is proved is the interface to it.
 func TestCondaTool(t *testing.T) {
-	real := python(t)
 	tool := filepath.Join(t.TempDir(), "micromamba")
-	script(t, tool, fmt.Sprintf(`prefix= file= args="$*"
+	script(t, tool, `prefix= file= args="$*"
 while [ $# -gt 0 ]; do
   case $1 in --prefix) prefix=$2; shift;; --file) file=$2; shift;; esac; shift
 done
 [ -e "$prefix" ] && { echo "prefix exists"; exit 1; }
-%q -m venv --without-pip "$prefix" || exit 1
-mkdir "$prefix/conda-meta"
+mkdir -p "$prefix/conda-meta" "$prefix/bin"
+printf '#!/bin/sh\nexit 0\n' > "$prefix/bin/python"
+chmod 755 "$prefix/bin/python"
 cp "$file" "$prefix/input.yaml"
 cp "$(dirname "$file")/requirements.txt" "$prefix/requirements.txt"
 echo "$args" > "$prefix/args"
 echo '{"name":"python","version":"3.11.9","build":"h1","files":[]}' > "$prefix/conda-meta/python.json"
-echo '{"name":"libgcc","version":"13.2","build":"h2","files":[]}' > "$prefix/conda-meta/libgcc.json"`, real.Path))
+echo '{"name":"libgcc","version":"13.2","build":"h2","files":[]}' > "$prefix/conda-meta/libgcc.json"`)
 	b := newBuilder(t, func(c *Config) { c.Conda = tool })
 	spec := online.EnvironmentSpec{CondaFile: "name: x\nchannels: [conda-forge]\ndependencies:\n" +
 		"  - python=3.11\n  - libgcc  >=13\n  - pip: [tiny, --pre]\n"}
