@@ -360,7 +360,7 @@ func (b *Builder) failed(p *plan, s step, tool string, exit *ExitError, tail str
 
 func (b *Builder) tooBig() *online.Error {
 	return online.Errorf(online.CodeImageBuildFailure, "", "the environment became bigger than %d MiB, "+
-		"which is this server's limit for one (environments.max_bytes)", b.cfg.MaxBytes>>20)
+		"which is this server's limit for one; remove packages that the script does not need", b.cfg.MaxBytes>>20)
 }
 
 // watchSize ends a build that outgrows its limit before it fills the disk.
