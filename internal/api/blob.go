@@ -353,7 +353,7 @@ func byteRange(r *http.Request, size int64) (first, length int64, partial bool, 
 	if err == nil && to != "" {
 		last, err = strconv.ParseInt(to, 10, 64)
 	}
-	if err != nil || first < 0 || last < first {
+	if err != nil || first < 0 || to != "" && last < first {
 		return 0, size, false, nil
 	}
 	if first >= size {
