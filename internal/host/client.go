@@ -126,7 +126,7 @@ func (c *Client) List(ctx context.Context) ([]Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	var all []Process
@@ -154,7 +154,7 @@ func (c *Client) Watch(ctx context.Context) (<-chan Event, error) {
 	events := make(chan Event, watchBufferSize)
 	go func() {
 		defer close(events)
-		defer conn.Close()
+		defer func() { _ = conn.Close() }()
 		stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 		defer stop()
 		for {
@@ -193,7 +193,7 @@ func (c *Client) listen(ctx context.Context, req *request) (net.Listener, error)
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	if err := writeMessage(conn, req, nil); err != nil {
@@ -272,7 +272,7 @@ func (c *Client) call(ctx context.Context, req *request, a *answer) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	return c.ask(ctx, conn, bufio.NewReader(conn), req, a)
 }
 

@@ -17,7 +17,7 @@ import (
 const (
 	ensureTimeout    = 20 * time.Second      // until a started supervisor answers
 	ensurePoll       = 10 * time.Millisecond // between two attempts to reach it
-	hostLogMaxBytes  = 8 << 20               // host.log is put aside at this size when a supervisor starts
+	hostLogMaxBytes  = 8 << 20               // host.log is put aside at this size
 	hostLogTailBytes = 2 << 10               // of host.log, told when a supervisor dies while starting
 )
 
@@ -75,7 +75,7 @@ func spawn(cfg Config) (<-chan error, error) {
 		return nil, err
 	}
 	defer out.Close()
-	cmd := exec.Command(exe, cfg.Arguments()...)
+	cmd := exec.Command(exe, cfg.Arguments()...) //nolint:noctx // it outlives whoever starts it
 	cmd.Stdout, cmd.Stderr, cmd.Dir, cmd.Env = out, out, "/", supervisorEnv()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
@@ -103,11 +103,14 @@ func supervisorEnv() []string {
 	return env
 }
 
+const hostLogName = "host.log"
+
+// openHostLog opens the supervisor's own log for appending and puts a long one aside.
 func openHostLog(dataDir string) (*os.File, error) {
 	if err := os.MkdirAll(stateDir(dataDir), privateDir); err != nil {
 		return nil, err
 	}
-	path := filepath.Join(stateDir(dataDir), "host.log")
+	path := filepath.Join(stateDir(dataDir), hostLogName)
 	if info, err := os.Stat(path); err == nil && info.Size() > hostLogMaxBytes {
 		if err := os.Rename(path, path+".old"); err != nil {
 			return nil, err
@@ -116,9 +119,32 @@ func openHostLog(dataDir string) (*os.File, error) {
 	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 }
 
+// rollHostLog makes a supervisor that writes to its log (and not to a terminal) go on in a new one when it is long.
+func rollHostLog(dataDir string) error {
+	mine, err := os.Stderr.Stat()
+	if err != nil || mine.Size() <= hostLogMaxBytes {
+		return nil //nolint:nilerr // a closed standard error is no log that could grow
+	}
+	named, err := os.Stat(filepath.Join(stateDir(dataDir), hostLogName))
+	if err != nil || !os.SameFile(mine, named) {
+		return nil //nolint:nilerr // its output goes elsewhere, and whoever sent it there keeps it bounded
+	}
+	f, err := openHostLog(dataDir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for fd := 1; fd <= 2; fd++ {
+		if err := replaceDescriptor(int(f.Fd()), fd); err != nil {
+			return fmt.Errorf("go on in a new log: %w", err)
+		}
+	}
+	return nil
+}
+
 // hostLogTail is the end of host.log as part of an error's text.
 func hostLogTail(dataDir string) string {
-	f, err := os.Open(filepath.Join(stateDir(dataDir), "host.log"))
+	f, err := os.Open(filepath.Join(stateDir(dataDir), hostLogName))
 	if err != nil {
 		return ""
 	}

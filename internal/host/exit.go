@@ -2,7 +2,6 @@ package host
 
 import (
 	"context"
-	"os"
 	"syscall"
 	"time"
 )
@@ -51,6 +50,9 @@ func (s *supervisor) attend(p *proc) {
 	s.recordExit(p, exit)
 	s.log.Info("process ended", "id", p.rec.ID, "pid", p.rec.PID, "code", exit.Code, "signal", exit.Signal, "oom", exit.OOMKilled)
 	s.publish(p.rec.Process)
+	if err := rollHostLog(s.cfg.DataDir); err != nil {
+		s.log.Error("host log not put aside", "error", err)
+	}
 }
 
 // recordExit makes the exit durable. A disk that takes nothing more, in spite of the journal's reserve, must not
@@ -101,7 +103,7 @@ func (s *supervisor) signalProc(p *proc, sig syscall.Signal, group bool) {
 	if sig == syscall.SIGKILL {
 		p.killed = true
 	}
-	if err := s.children.signal(p.child, sig, group); err != nil && err != os.ErrProcessDone {
+	if err := s.children.signal(p.child, sig, group); err != nil {
 		s.log.Warn("signal not sent", "id", p.rec.ID, "signal", int(sig), "error", err)
 	}
 }

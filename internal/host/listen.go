@@ -1,6 +1,7 @@
 package host
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -28,10 +29,10 @@ type listeners struct {
 }
 
 // listen is the verb: it answers with the socket itself.
-func (s *supervisor) listen(conn *net.UnixConn, req *request) error {
+func (s *supervisor) listen(ctx context.Context, conn *net.UnixConn, req *request) error {
 	s.listeners.mu.Lock()
 	defer s.listeners.mu.Unlock() // held while the socket is sent: it must not be closed meanwhile
-	l, err := s.listeners.get(req.Name, req.Network, req.Address)
+	l, err := s.listeners.get(ctx, req.Name, req.Network, req.Address)
 	if err != nil {
 		return err
 	}
@@ -47,7 +48,7 @@ func (s *supervisor) listen(conn *net.UnixConn, req *request) error {
 	return ignoreHangUp(sent)
 }
 
-func (ls *listeners) get(name, network, address string) (*listening, error) {
+func (ls *listeners) get(ctx context.Context, name, network, address string) (*listening, error) {
 	if !idRule.MatchString(name) {
 		return nil, fmt.Errorf("%w: name %.40q: use 1 to 128 letters, digits, '.', '_' and '-'", ErrBadRequest, name)
 	}
@@ -58,7 +59,7 @@ func (ls *listeners) get(name, network, address string) (*listening, error) {
 	if old == nil && len(ls.open) >= MaxListeners {
 		return nil, fmt.Errorf("%w: %d listeners are open", ErrLimit, MaxListeners)
 	}
-	f, err := openListener(network, address)
+	f, err := openListener(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
@@ -70,24 +71,25 @@ func (ls *listeners) get(name, network, address string) (*listening, error) {
 	return l, nil
 }
 
-func openListener(network, address string) (*os.File, error) {
+func openListener(ctx context.Context, network, address string) (*os.File, error) {
 	switch network {
 	case "tcp", "tcp4", "tcp6":
-		l, err := net.Listen(network, address)
+		var lc net.ListenConfig
+		l, err := lc.Listen(ctx, network, address)
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrBadRequest, err)
 		}
-		defer l.Close()
+		defer func() { _ = l.Close() }() // the file is a duplicate
 		return l.(*net.TCPListener).File()
 	case "unix":
-		if err := removeStaleSocket(address); err != nil {
+		if err := removeStaleSocket(ctx, address); err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrBadRequest, err)
 		}
 		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: address, Net: "unix"})
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrBadRequest, err)
 		}
-		defer l.Close()
+		defer func() { _ = l.Close() }() // the file is a duplicate
 		l.SetUnlinkOnClose(false)
 		return l.File()
 	}
@@ -95,7 +97,7 @@ func openListener(network, address string) (*os.File, error) {
 }
 
 // removeStaleSocket removes a socket on which nobody listens any more.
-func removeStaleSocket(path string) error {
+func removeStaleSocket(ctx context.Context, path string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -106,7 +108,8 @@ func removeStaleSocket(path string) error {
 	if info.Mode().Type() != fs.ModeSocket {
 		return fmt.Errorf("%s exists and is no socket", path)
 	}
-	conn, err := net.Dial("unix", path)
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", path)
 	if err == nil {
 		_ = conn.Close()
 		return fmt.Errorf("%s: %w", path, syscall.EADDRINUSE)

@@ -144,10 +144,7 @@ func (w *logWriter) append(p []byte) {
 		}
 		w.put(part)
 		p = p[len(part):]
-		if len(p) == 0 && (w.size < w.fileBytes || w.column > 0) {
-			return
-		}
-		if !w.rotate() {
+		if len(p) > 0 && !w.rotate() { // not before there is more to write: the newest output stays readable
 			w.put(p)
 			return
 		}

@@ -9,8 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -161,13 +159,6 @@ func (r *rig) output(id string) string {
 	return readLog(r.t, filepath.Join(r.cfg.DataDir, "log", id), 0)
 }
 
-func requireRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: isolation is reduced for other users")
-	}
-}
-
 // eventually polls until ok holds.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
@@ -179,15 +170,6 @@ func eventually(t *testing.T, what string, ok func() bool) {
 }
 
 func alive(pid int) bool { return startTime(pid) != 0 }
-
-func killPID(t *testing.T, pid int) {
-	t.Helper()
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func fields(s string) []string { return strings.Fields(s) }
 
 func readLog(t *testing.T, dir string, tail int) string {
 	t.Helper()

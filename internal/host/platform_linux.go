@@ -199,3 +199,6 @@ func peerUID(conn *net.UnixConn) (int, error) {
 func preallocate(f *os.File, size int64) error {
 	return unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, size)
 }
+
+// replaceDescriptor makes the descriptor to mean the same file as from.
+func replaceDescriptor(from, to int) error { return unix.Dup3(from, to, 0) }

@@ -157,3 +157,6 @@ func (p *page) remove() {
 	_ = os.Remove(p.path)
 	_ = p.file.Close()
 }
+
+// replaceDescriptor makes the descriptor to mean the same file as from.
+func replaceDescriptor(from, to int) error { return unix.Dup2(from, to) }

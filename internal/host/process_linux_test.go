@@ -118,7 +118,7 @@ func TestEverythingThatAProcessStartedEndsWithIt(t *testing.T) {
 			mark := recordOf(t, r.cfg.DataDir, id)
 			eventually(t, "start of the daemon", func() bool {
 				text, _ := os.ReadFile(filepath.Join(dir, "daemon"))
-				return len(fields(string(text))) == 1 && len(family(t, mark)) >= 4
+				return len(strings.Fields(string(text))) == 1 && len(family(t, mark)) >= 4
 			})
 			before := family(t, mark)
 			if err := r.Signal(r.ctx, id, syscall.SIGKILL, false); err != nil {
@@ -261,4 +261,104 @@ func TestStartsLeaveNoDescriptors(t *testing.T) {
 	before := count()
 	round(starts)
 	eventually(t, fmt.Sprintf("return to %d descriptors", before), func() bool { return count() <= before+2 })
+}
+
+// residentKiB is how much memory a process has.
+func residentKiB(t *testing.T, pid int) int {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == "VmRSS:" {
+			kib, err := strconv.Atoi(f[1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return kib
+		}
+	}
+	t.Fatalf("no memory is told of %d", pid)
+	return 0
+}
+
+// One process prints a gigabyte: the supervisor stays small and others are served meanwhile.
+func TestFloodOfOutput(t *testing.T) {
+	r := newRig(t)
+	bytes := 1 << 30
+	if testing.Short() {
+		bytes = 64 << 20
+	}
+	spec := r.child("flood", "flood", fmt.Sprint(bytes))
+	spec.Log.FileBytes, spec.Log.Files = 1<<20, 3
+	r.start(spec)
+	for i := 0; r.isRunning("flood"); i++ {
+		if e := r.run(r.shell(fmt.Sprintf("other%d", i), "echo here")); e.Code != 0 {
+			t.Fatalf("%+v", e)
+		}
+		if kib := residentKiB(t, r.Info().PID); kib > 100<<10 {
+			t.Fatalf("the host has %d KiB of memory", kib)
+		}
+	}
+	if e := r.exit("flood"); e.Code != 0 || !strings.HasSuffix(e.Tail, "the end\n") {
+		t.Fatalf("exit %+v", e)
+	}
+	text := r.output("flood")
+	if len(text) > 3<<20 || len(text) < 2<<20 || !strings.HasSuffix(text, "the end\n") {
+		t.Errorf("%d bytes are kept", len(text))
+	}
+}
+
+// The supervisor's own log is put aside when it is long, while it runs.
+func TestHostLogIsBounded(t *testing.T) {
+	r := newRig(t)
+	log := filepath.Join(stateDir(r.cfg.DataDir), hostLogName)
+	if err := os.Truncate(log, hostLogMaxBytes+1); err != nil {
+		t.Fatal(err)
+	}
+	r.run(r.shell("one", "exit 0"))
+	eventually(t, "a new log", func() bool {
+		info, err := os.Stat(log)
+		return err == nil && info.Size() < hostLogMaxBytes
+	})
+	r.run(r.shell("two", "exit 0"))
+	if text, err := os.ReadFile(log); err != nil || !strings.Contains(string(text), "id=two") {
+		t.Errorf("the new log: %v, %q", err, text)
+	}
+	if info, err := os.Stat(log + ".old"); err != nil || info.Size() <= hostLogMaxBytes {
+		t.Errorf("the old log: %v, %v", info, err)
+	}
+}
+
+func requireRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: isolation is reduced for other users")
+	}
+}
+
+func killPID(t *testing.T, pid int) {
+	t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// recordOf reads what the journal knows of a process.
+func recordOf(t *testing.T, dataDir, id string) record {
+	t.Helper()
+	f, err := os.Open(filepath.Join(stateDir(dataDir), journalName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	j := &journal{records: map[string]*record{}}
+	if _, err := j.replay(f); err != nil {
+		t.Fatal(err)
+	}
+	if j.records[id] == nil {
+		t.Fatalf("%s is not in the journal", id)
+	}
+	return *j.records[id]
 }

@@ -160,24 +160,6 @@ func TestSocketListensBeforeTheProcess(t *testing.T) {
 	}
 }
 
-// recordOf reads what the journal knows of a process.
-func recordOf(t *testing.T, dataDir, id string) record {
-	t.Helper()
-	f, err := os.Open(filepath.Join(stateDir(dataDir), journalName))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	j := &journal{records: map[string]*record{}}
-	if _, err := j.replay(f); err != nil {
-		t.Fatal(err)
-	}
-	if j.records[id] == nil {
-		t.Fatalf("%s is not in the journal", id)
-	}
-	return *j.records[id]
-}
-
 func TestEnvironmentIsNotOnDisk(t *testing.T) {
 	r := newRig(t)
 	spec := r.shell("secretive", `test "$KEY" = hunter2-and-more && sleep 1000`)

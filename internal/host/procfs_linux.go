@@ -89,7 +89,7 @@ func killExactly(pid int, meant func() bool) {
 		}
 		return
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	if meant() {
 		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
 	}

@@ -20,9 +20,6 @@ const (
 	sandboxShmBytes  = 1 << 30
 )
 
-// systemPaths are shown read-only. Those that are missing, or are symbolic links into one another, are as outside.
-var systemPaths = []string{"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt"}
-
 // etcPaths is the part of /etc that programs need to load libraries, resolve names and know the time. Accounts are
 // not among them: passwd and group are made anew.
 var etcPaths = []string{
@@ -78,7 +75,7 @@ func enterSandbox(plan *stagePlan) error {
 	if err != nil {
 		return err
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	s := &sandbox{dir: plan.Sandbox, root: root}
 	for _, step := range []func() error{
 		s.system, func() error { return s.accounts(plan.UID) }, s.devices, s.temporary,
@@ -184,50 +181,21 @@ func procOptions() string {
 	return ""
 }
 
-// views shows what the plan asks for, parents before their children.
-func (s *sandbox) views(views []View) error {
-	type binding struct {
-		from, at string
-		flags    uintptr
-	}
-	var all []binding
-	for _, v := range views {
-		resolved, err := filepath.EvalSymlinks(v.Path)
-		if err != nil {
-			return fmt.Errorf("view %s: %w", v.Path, withoutPath(err))
-		}
+// views shows what the plan asks for.
+func (s *sandbox) views(bindings []binding) error {
+	for _, b := range bindings {
 		flags := uintptr(unix.MS_NOSUID)
-		if !strings.HasPrefix(resolved, "/dev/") {
+		if !strings.HasPrefix(b.From, "/dev/") {
 			flags |= unix.MS_NODEV
 		}
-		if !v.Writable {
+		if !b.Writable {
 			flags |= unix.MS_RDONLY
 		}
-		switch {
-		case v.At != "":
-			all = append(all, binding{resolved, v.At, flags})
-		case !v.Writable && isSystem(resolved):
-			if resolved != v.Path && !isSystem(v.Path) {
-				all = append(all, binding{resolved, v.Path, flags})
-			}
-		case resolved == v.Path:
-			all = append(all, binding{resolved, resolved, flags})
-		default: // programs resolve links themselves, so that both names must lead there
-			all = append(all, binding{resolved, v.Path, flags}, binding{resolved, resolved, flags})
-		}
-	}
-	slices.SortStableFunc(all, func(a, b binding) int { return strings.Compare(a.at, b.at) })
-	for _, b := range all {
-		if err := s.bind(b.from, b.at, b.flags); err != nil {
-			return fmt.Errorf("view %s: %w", b.at, err)
+		if err := s.bind(b.From, b.At, flags); err != nil {
+			return fmt.Errorf("view %s: %w", b.At, err)
 		}
 	}
 	return nil
-}
-
-// isSystem says whether a path is shown anyway.
-func isSystem(path string) bool {
-	return slices.ContainsFunc(systemPaths, func(p string) bool { return path == p || strings.HasPrefix(path, p+"/") })
 }
 
 // bind shows from (as it is outside) at a path inside. Every step inside goes through root, which follows no
@@ -360,13 +328,4 @@ func dropPrivileges(uid int) error {
 // setting, so it comes after that.
 func dieWithParent() error {
 	return unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0)
-}
-
-// withoutPath strips the paths that os puts before an errno: the message names the path that the caller knows.
-func withoutPath(err error) error {
-	var e *fs.PathError
-	if errors.As(err, &e) {
-		return e.Err
-	}
-	return err
 }

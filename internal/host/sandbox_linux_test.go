@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -53,6 +54,7 @@ func TestSandboxHidesAndProtects(t *testing.T) {
 		{"no-control-socket", `! ls ` + filepath.Join(r.cfg.DataDir, "run")},
 		{"no-cgroups", `! ls /sys/fs/cgroup && ! ls /sys/kernel`},
 		{"resolver", `test -e /etc/hosts && test -r /etc/ld.so.cache`},
+		{"no-core-files", `test "$(ulimit -c)" = 0`},
 		{"cores", `test -d /sys/devices/system/cpu`},
 		{"own-session", `test "$(ps -o sid= -p $$ | tr -d ' ')" = "$$" || test "$(cut -d' ' -f6 /proc/$$/stat)" = "$$"`},
 	} {
@@ -141,6 +143,36 @@ func TestViewsDoNotEscape(t *testing.T) {
 	}
 	if entries, err := os.ReadDir(outside); err != nil || len(entries) > 0 {
 		t.Errorf("outside holds %v, %v", entries, err)
+	}
+}
+
+// What user code may write to is set up by root the next time: a link that it leaves must lead nowhere new.
+func TestLinksInWritableViewsDoNotEscape(t *testing.T) {
+	r := sandboxed(t)
+	work, secret := filepath.Join(r.cfg.DataDir, "work"), filepath.Join(r.cfg.DataDir, "secret")
+	for _, dir := range []string{filepath.Join(work, "cache"), secret} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	spec := r.shell("user", "rmdir "+work+"/cache && ln -s "+secret+" "+work+"/cache && ln -s "+secret+" "+work+"/other")
+	spec.User, spec.View = UserSeparate, []View{{Path: work, Writable: true}}
+	if e := r.run(spec); e.Code != 0 {
+		t.Fatalf("%+v, %q", e, r.output("user"))
+	}
+	for _, writable := range []bool{false, true} {
+		spec.View = []View{{Path: work, Writable: true}, {Path: filepath.Join(work, "cache"), Writable: writable}}
+		if _, err := r.Start(r.ctx, spec); !errors.Is(err, ErrStart) || !strings.Contains(err.Error(), "symbolic link") {
+			t.Errorf("start: %v", err)
+		}
+	}
+	spec.View, spec.Argv[2] = []View{{Path: work, Writable: true}}, "! ls "+work+"/other/"
+	if e := r.run(spec); e.Code != 0 {
+		t.Errorf("%+v, %q", e, r.output("user"))
+	}
+	info, err := os.Lstat(secret)
+	if err != nil || info.Sys().(*syscall.Stat_t).Uid != 0 {
+		t.Errorf("the target of the link was given away: %+v, %v", info.Sys(), err)
 	}
 }
 

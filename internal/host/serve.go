@@ -40,7 +40,7 @@ func (s *supervisor) accept(ctx context.Context, l *net.UnixListener) {
 		}
 		serving.Go(func() {
 			defer func() { <-slots }()
-			defer conn.Close()
+			defer func() { _ = conn.Close() }()
 			s.serve(ctx, conn)
 		})
 	}
@@ -88,7 +88,7 @@ func (s *supervisor) dispatch(ctx context.Context, conn *net.UnixConn, req *requ
 	case verbWatch:
 		return s.watch(ctx, conn)
 	case verbListen:
-		return s.listen(conn, req)
+		return s.listen(ctx, conn, req)
 	case verbStart:
 		if req.Spec == nil {
 			return fmt.Errorf("%w: no spec", ErrBadRequest)

@@ -35,7 +35,7 @@ type stagePlan struct {
 	Dir     string            `json:"dir"`
 	UID     int               `json:"uid"`               // 0: stay who the supervisor is
 	Sandbox string            `json:"sandbox,omitempty"` // an empty directory to build the new root on
-	View    []View            `json:"view,omitempty"`
+	View    []binding         `json:"view,omitempty"`
 	Probe   bool              `json:"probe,omitempty"` // build everything, then end
 }
 
@@ -82,6 +82,10 @@ func stage(control *os.File) error {
 	}
 	if err := onExec(stageFD, unix.CloseOnExec); err != nil { // whatever the supervisor once inherited itself
 		return fmt.Errorf("inherited descriptors: %w", err)
+	}
+	// A core file would put the environment on disk.
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return fmt.Errorf("forbid core files: %w", err)
 	}
 	if err := isolate(&plan); err != nil {
 		return err

@@ -149,7 +149,7 @@ func (s *supervisor) setUp(ctx context.Context, p *proc, spec *ProcessSpec) (err
 		}
 	}()
 	startErr := func(err error) error { return fmt.Errorf("%w: %w", ErrStart, err) }
-	plan := &stagePlan{Argv: spec.Argv, Dir: spec.Dir, View: spec.View, Env: map[string]string{markVariable: p.rec.Mark}}
+	plan := &stagePlan{Argv: spec.Argv, Dir: spec.Dir, Env: map[string]string{markVariable: p.rec.Mark}}
 	for k, v := range spec.Env {
 		plan.Env[k] = v.Reveal()
 	}
@@ -188,27 +188,21 @@ func (s *supervisor) separate(p *proc, spec *ProcessSpec, plan *stagePlan, undo 
 	}
 	undo.add(lease.release)
 	p.user, p.rec.UID, plan.UID = lease, lease.uid, lease.uid
-	for _, v := range spec.View {
-		if v.Writable {
-			if err := giveTo(v.Path, lease.uid); err != nil {
-				return fmt.Errorf("view %s: %w", v.Path, err)
+	shown, err := bindings(spec.View)
+	if err != nil {
+		return err
+	}
+	for _, b := range shown {
+		if b.Writable {
+			if err := giveTo(b.From, lease.uid); err != nil {
+				return fmt.Errorf("view %s: %w", b.At, withoutPath(err))
 			}
 		}
 	}
 	if s.capable.Mounts {
-		plan.Sandbox = s.platform.sandboxDir
+		plan.Sandbox, plan.View = s.platform.sandboxDir, shown
 	}
 	return nil
-}
-
-// giveTo makes uid the owner of a path and of everything below it. Links are not followed.
-func giveTo(path string, uid int) error {
-	return filepath.WalkDir(path, func(p string, _ fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		return os.Lchown(p, uid, uid)
-	})
 }
 
 // inherited is what a process gets as its descriptors 0 to stageFD; nil is closed in it.
@@ -289,7 +283,7 @@ func (s *supervisor) openSocket(path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	return l.File()
 }
 

@@ -96,7 +96,7 @@ func (s *supervisor) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer j.close()
+	defer func() { _ = j.close() }() // every entry is on disk already
 	s.journal = j
 	if s.boot, err = bootID(); err != nil {
 		return err
