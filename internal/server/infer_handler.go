@@ -1,0 +1,216 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"portico/internal/inference"
+)
+
+// inferHandler has the routes of the reference inference server. Errors are {"message": ...}, as there.
+type inferHandler struct {
+	pool     *inference.Pool
+	timeout  time.Duration
+	maxBytes int64
+	log      *slog.Logger
+}
+
+// Fields by which inference.HTTPUpstream learns what a status cannot say.
+const (
+	headerDeadline   = "x-portico-deadline-ms"
+	headerNotStarted = "x-portico-not-started"
+	headerLost       = "x-portico-lost"
+)
+
+func (h *inferHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch r.URL.Path {
+	case "/":
+		h.health(w, r)
+	case "/score":
+		h.score(w, r)
+	case "/swagger.json":
+		writeMessage(w, http.StatusNotFound, "This server does not describe the script as OpenAPI yet.")
+	default:
+		writeMessage(w, http.StatusNotFound, "The requested URL was not found on the server.")
+	}
+}
+
+func (h *inferHandler) health(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		writeMessage(w, http.StatusMethodNotAllowed, "The method is not allowed for the requested URL.")
+		return
+	}
+	if state := h.pool.Status().State; state != inference.StateReady {
+		writeMessage(w, http.StatusServiceUnavailable, "The instance is "+state.String()+".")
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	_, _ = io.WriteString(w, "Healthy") // a prober that hung up learns nothing
+}
+
+func (h *inferHandler) score(w http.ResponseWriter, r *http.Request) {
+	switch r.Method {
+	case http.MethodGet, http.MethodPost, http.MethodOptions, http.MethodHead:
+	default:
+		writeMessage(w, http.StatusMethodNotAllowed, "The method is not allowed for the requested URL.")
+		return
+	}
+	deadline := time.Now().Add(h.limit(r))
+	body, ok := h.readBody(w, r, deadline)
+	if !ok {
+		return
+	}
+	call := inference.Call{
+		ID: r.Header.Get("X-Request-Id"), ClientID: r.Header.Get("X-Ms-Client-Request-Id"), Method: r.Method,
+		Path: r.URL.EscapedPath(), Query: r.URL.RawQuery, Header: endToEnd(r.Header), Body: body, Deadline: deadline,
+	}
+	if call.ID == "" {
+		call.ID = uuid.NewString()
+	}
+	answer, err := h.pool.Do(r.Context(), &call)
+	if err != nil {
+		h.refuse(w, err, call.ID)
+		return
+	}
+	defer answer.Body.Close()
+	for _, f := range answer.Header {
+		w.Header().Add(f.Name, f.Value)
+	}
+	if answer.ContentLength >= 0 && r.Method != http.MethodHead {
+		w.Header().Set("Content-Length", strconv.FormatInt(answer.ContentLength, 10))
+	}
+	w.WriteHeader(answer.Status)
+	if err := pass(w, answer); err != nil {
+		h.log.Debug("an answer was broken off", "request_id", call.ID, "error", err)
+		panic(http.ErrAbortHandler) // the only way to tell the caller: the connection ends before the body does
+	}
+}
+
+// limit is how long the request may take: what its sender says, within what is configured.
+func (h *inferHandler) limit(r *http.Request) time.Duration {
+	ms, err := strconv.ParseInt(r.Header.Get(headerDeadline), 10, 64)
+	if err != nil || ms < 0 || ms > h.timeout.Milliseconds() {
+		return h.timeout
+	}
+	return time.Duration(ms) * time.Millisecond
+}
+
+func (h *inferHandler) readBody(w http.ResponseWriter, r *http.Request, deadline time.Time) ([]byte, bool) {
+	_ = http.NewResponseController(w).SetReadDeadline(deadline) // not every ResponseWriter can; then the body is trusted
+	reader := http.MaxBytesReader(w, r.Body, h.maxBytes)
+	body, err := io.ReadAll(reader)
+	var large *http.MaxBytesError
+	switch {
+	case err == nil:
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // likewise
+		return body, true
+	case errors.As(err, &large):
+		writeMessage(w, http.StatusRequestEntityTooLarge, "The body is larger than "+strconv.FormatInt(h.maxBytes, 10)+" bytes.")
+	default:
+		writeMessage(w, http.StatusBadRequest, "The body could not be read.")
+	}
+	return nil, false
+}
+
+// refuse writes why the instance gave no answer.
+func (h *inferHandler) refuse(w http.ResponseWriter, err error, id string) {
+	w.Header().Set("X-Request-Id", id)
+	var lost *inference.LostError
+	switch {
+	case errors.Is(err, context.Canceled):
+		panic(http.ErrAbortHandler) // nobody is there
+	case errors.Is(err, inference.ErrDeadline):
+		w.Header().Set(headerNotStarted, "deadline")
+		writeMessage(w, http.StatusRequestTimeout, "The request did not finish in time.")
+	case errors.Is(err, inference.ErrBusy):
+		w.Header().Set(headerNotStarted, "busy")
+		writeMessage(w, http.StatusServiceUnavailable, "The instance admits no more requests.")
+	case errors.Is(err, inference.ErrClosed):
+		w.Header().Set(headerNotStarted, "closed")
+		writeMessage(w, http.StatusServiceUnavailable, "The instance does not take requests now.")
+	case errors.As(err, &lost):
+		h.log.Warn("a request was lost", "request_id", id, "cause", lost.Cause)
+		w.Header().Set(headerLost, strings.Map(oneLine, lost.Cause))
+		writeMessage(w, http.StatusBadGateway, lost.Cause)
+	default:
+		h.log.Error("a request failed", "request_id", id, "error", err)
+		writeMessage(w, http.StatusInternalServerError, "An unexpected internal error occurred. Check the logs for more info.")
+	}
+}
+
+// oneLine keeps a header field in one line.
+func oneLine(r rune) rune {
+	if r < ' ' || r == 0x7f {
+		return ' '
+	}
+	return r
+}
+
+// endToEnd is the header without what belongs to the connection.
+func endToEnd(header http.Header) []inference.Field {
+	named := make(map[string]bool)
+	for _, value := range header.Values("Connection") {
+		for name := range strings.SplitSeq(value, ",") {
+			named[http.CanonicalHeaderKey(strings.TrimSpace(name))] = true
+		}
+	}
+	fields := make([]inference.Field, 0, len(header))
+	for name, values := range header {
+		if named[name] {
+			continue
+		}
+		for _, value := range values {
+			fields = append(fields, inference.Field{Name: name, Value: value})
+		}
+	}
+	return fields
+}
+
+// pass copies the body; a stream is flushed as it comes.
+func pass(w http.ResponseWriter, answer *inference.Answer) error {
+	if answer.ContentLength >= 0 {
+		_, err := io.Copy(w, answer.Body)
+		return err
+	}
+	controller := http.NewResponseController(w)
+	buffer := make([]byte, 32<<10)
+	for {
+		n, err := answer.Body.Read(buffer)
+		if n > 0 {
+			if _, err := w.Write(buffer[:n]); err != nil {
+				return err
+			}
+			if err := controller.Flush(); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func writeMessage(w http.ResponseWriter, status int, message string) {
+	doc, err := json.Marshal(struct {
+		Message string `json:"message"`
+	}{message})
+	if err != nil { // a string always has a JSON form
+		status, doc = http.StatusInternalServerError, []byte("{}")
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(doc)))
+	w.WriteHeader(status)
+	_, _ = w.Write(doc) // a caller that hung up learns nothing
+}
