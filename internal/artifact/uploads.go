@@ -153,7 +153,8 @@ func (u *Uploads) Put(ctx context.Context, name string, r io.Reader, o PutOption
 	if err != nil {
 		return Blob{}, fmt.Errorf("put blob %s: %w", name, err)
 	}
-	rec := &record{File: file, Blob: Blob{Name: name, Size: n, ContentType: o.ContentType, MD5: o.MD5, Metadata: maps.Clone(o.Metadata)}}
+	rec := &record{File: file, Blob: Blob{Name: name, Size: n, ContentType: o.ContentType, MD5: o.MD5,
+		Metadata: maps.Clone(o.Metadata)}}
 	if err := u.replace(rec, o.OnlyNew); err != nil {
 		return Blob{}, fmt.Errorf("put blob %s: %w", name, errors.Join(err, os.Remove(u.data(file))))
 	}
@@ -184,7 +185,7 @@ func (u *Uploads) admits(name string, onlyNew bool) error {
 		return ErrExists
 	}
 	if !exists && len(u.blobs) >= MaxStagedBlobs {
-		return online.Errorf(online.CodeOutOfQuota, "blob", "%d blobs are staged already; register or delete some", MaxStagedBlobs)
+		return online.Errorf(online.CodeOutOfQuota, "blob", "%d blobs are staged already; delete some", MaxStagedBlobs)
 	}
 	return nil
 }

@@ -89,7 +89,8 @@ func (a *Authority) open(now time.Time) error {
 	case certErr != nil:
 		return certErr
 	case keyErr != nil:
-		return fmt.Errorf("its key cannot be used (to begin anew, remove the folder; clients then need the new %s): %w", caFile, keyErr)
+		return fmt.Errorf("its key cannot be used (to begin anew, remove the folder; clients then need the new %s): %w",
+			caFile, keyErr)
 	case !key.PublicKey.Equal(cert.PublicKey):
 		return fmt.Errorf("%s and %s do not belong together", caFile, caKeyFile)
 	case now.After(cert.NotAfter):
@@ -112,7 +113,8 @@ func (a *Authority) create(now time.Time) error {
 	template := &x509.Certificate{
 		SerialNumber: serial(),
 		// Two authorities never have one name, so a client that knows an older one does not mix them up.
-		Subject:               pkix.Name{Organization: []string{organization}, CommonName: fmt.Sprintf("%s %x", authorityName, id[:caSuffixByteCount])},
+		Subject: pkix.Name{Organization: []string{organization},
+			CommonName: fmt.Sprintf("%s %x", authorityName, id[:caSuffixByteCount])},
 		NotBefore:             now.Add(-backdate),
 		NotAfter:              now.AddDate(authorityYears, 0, 0),
 		IsCA:                  true,

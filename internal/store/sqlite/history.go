@@ -30,14 +30,15 @@ func decodeOperation(body string) (*online.Operation, error) {
 
 // The listings of operations: each has the index of the third migration that answers it.
 const (
-	allOperations       = "SELECT body FROM operations WHERE ? = '' ORDER BY seq DESC"
-	runningOperations   = "SELECT body FROM operations WHERE ended = 0 AND ? = '' ORDER BY seq DESC"
-	targetOperations    = "SELECT body FROM operations WHERE target_uid = ? ORDER BY seq DESC"
-	targetRunningOnes   = "SELECT body FROM operations WHERE target_uid = ? AND ended = 0 ORDER BY seq DESC"
-	activitiesQuery     = "SELECT body FROM activities WHERE target_rkey >= ? AND target_rkey < ? AND at >= ? AND at < ? ORDER BY at DESC, seq DESC LIMIT ?"
+	allOperations     = "SELECT body FROM operations WHERE ? = '' ORDER BY seq DESC"
+	runningOperations = "SELECT body FROM operations WHERE ended = 0 AND ? = '' ORDER BY seq DESC"
+	targetOperations  = "SELECT body FROM operations WHERE target_uid = ? ORDER BY seq DESC"
+	targetRunningOnes = "SELECT body FROM operations WHERE target_uid = ? AND ended = 0 ORDER BY seq DESC"
+	activitiesQuery   = "SELECT body FROM activities WHERE target_rkey >= ? AND target_rkey < ? " +
+		"AND at >= ? AND at < ? ORDER BY at DESC, seq DESC LIMIT ?"
 	intervalColumnsList = "instance, deployment, uid, generation, instance_type, start_at, end_at, reason"
-	intervalsQuery      = "SELECT " + intervalColumnsList + " FROM intervals WHERE deployment_rkey >= ? AND deployment_rkey < ? " +
-		"AND start_at < ? AND (end_at = 0 OR end_at > ?) ORDER BY start_at, instance"
+	intervalsQuery      = "SELECT " + intervalColumnsList + " FROM intervals " +
+		"WHERE deployment_rkey >= ? AND deployment_rkey < ? AND start_at < ? AND (end_at = 0 OR end_at > ?) ORDER BY start_at, instance"
 )
 
 // Operations lists operations, newest first.
@@ -191,7 +192,8 @@ func (t *tx) OpenInterval(i online.Interval) error {
 		return fmt.Errorf("encode id: %w", err)
 	}
 	err = t.write("INSERT INTO intervals (deployment_rkey, "+intervalColumnsList+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-		i.Deployment.Key(), i.Instance, string(id), i.UID, i.Generation, i.InstanceType, toNanos(i.Start), toNanos(i.End), i.Reason)
+		i.Deployment.Key(), i.Instance, string(id), i.UID, i.Generation, i.InstanceType,
+		toNanos(i.Start), toNanos(i.End), i.Reason)
 	if err != nil {
 		return fmt.Errorf("open interval of %s: %w", i.Instance, err)
 	}

@@ -147,9 +147,9 @@ func TestListingsUseIndexes(t *testing.T) {
 		runningOperations: "operations_running",
 		intervalsQuery:    "intervals_by_deployment",
 		activitiesQuery:   "activities_by_time",
-		"SELECT " + resourceColumns + " FROM resources WHERE rkey >= ? AND rkey < ? AND rkey > ? ORDER BY rkey LIMIT ?": "sqlite_autoindex_resources_1",
-		"SELECT 1 FROM revisions WHERE rkey = ? ORDER BY seq DESC":                                                      "revisions_by_name",
-		"SELECT 1 FROM changes WHERE (revision, n) > (?, ?) ORDER BY revision, n LIMIT ?":                               "sqlite_autoindex_changes_1",
+		listQuery:         "sqlite_autoindex_resources_1",
+		revisionsQuery:    "revisions_by_name",
+		changesQuery:      "sqlite_autoindex_changes_1",
 	} {
 		args := make([]any, strings.Count(query, "?"))
 		for i := range args {

@@ -51,8 +51,8 @@ func migrate(w *session, steps []migration, log *slog.Logger) error {
 		return err
 	}
 	if have > len(steps) {
-		return fmt.Errorf("the store has schema %d and this program knows up to %d: start the newer portico, or restore a backup",
-			have, len(steps))
+		return fmt.Errorf("the store has schema %d and this program knows up to %d: "+
+			"start the newer portico, or restore a backup", have, len(steps))
 	}
 	for _, step := range steps[have:] {
 		if err := applyStep(w, step); err != nil {
@@ -74,7 +74,8 @@ func applyStep(w *session, step migration) error {
 		return err
 	}
 	if step.version == 1 {
-		if err := w.script("CREATE TABLE schema_version (version BIGINT NOT NULL); INSERT INTO schema_version VALUES (0)"); err != nil {
+		err := w.script("CREATE TABLE schema_version (version BIGINT NOT NULL); INSERT INTO schema_version VALUES (0)")
+		if err != nil {
 			return err
 		}
 	}

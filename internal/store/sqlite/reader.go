@@ -72,6 +72,13 @@ func (r *reader) Revision() int64 { return r.revision }
 const resourceColumns = "rkey, id, uid, generation, spec_revision, status_revision, spec, status, secrets, " +
 	"created_at, created_by, updated_at, updated_by, deleting_at, deleting_by"
 
+const (
+	listQuery = "SELECT " + resourceColumns + " FROM resources " +
+		"WHERE rkey >= ? AND rkey < ? AND rkey > ? ORDER BY rkey LIMIT ?"
+	revisionsQuery = "SELECT id, uid, generation, revision, spec, secrets, at, by_whom, why FROM revisions " +
+		"WHERE rkey = ? ORDER BY seq DESC"
+)
+
 // resource is a row of resources.
 type resource struct {
 	store.Record
@@ -85,7 +92,8 @@ func (r *reader) scanResource(scan func(...any) error) (*resource, error) {
 	var id, spec string
 	var status sql.NullString
 	var created, updated, deleting int64
-	err := scan(&res.key, &id, &res.UID, &res.Generation, &res.SpecRevision, &res.StatusRevision, &spec, &status, &res.sealed,
+	err := scan(&res.key, &id, &res.UID, &res.Generation, &res.SpecRevision, &res.StatusRevision,
+		&spec, &status, &res.sealed,
 		&created, &res.CreatedBy, &updated, &res.UpdatedBy, &deleting, &res.deletingBy)
 	if err != nil {
 		return nil, err
@@ -134,7 +142,7 @@ func (r *reader) Get(id online.ID) (*store.Record, error) {
 func (r *reader) List(prefix string, page store.Page) ([]*store.Record, error) {
 	var out []*store.Record
 	from, to := span(prefix)
-	err := r.each("SELECT "+resourceColumns+" FROM resources WHERE rkey >= ? AND rkey < ? AND rkey > ? ORDER BY rkey LIMIT ?",
+	err := r.each(listQuery,
 		[]any{from, to, page.After, bound(page.Limit)},
 		func(scan func(...any) error) error {
 			res, err := r.scanResource(scan)
@@ -153,7 +161,7 @@ func (r *reader) List(prefix string, page store.Page) ([]*store.Record, error) {
 // Revisions lists every accepted spec of a name, newest first.
 func (r *reader) Revisions(id online.ID) ([]store.Revision, error) {
 	var out []store.Revision
-	err := r.each("SELECT id, uid, generation, revision, spec, secrets, at, by_whom, why FROM revisions WHERE rkey = ? ORDER BY seq DESC",
+	err := r.each(revisionsQuery,
 		[]any{id.Key()},
 		func(scan func(...any) error) error {
 			var rev store.Revision

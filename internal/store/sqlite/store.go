@@ -96,7 +96,7 @@ func open(ctx context.Context, path string, sealer store.Sealer, log *slog.Logge
 func createPrivate(path string) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return err
+		return markFull(err)
 	}
 	return f.Close()
 }
@@ -117,7 +117,8 @@ func (s *Store) openWriter(ctx context.Context, steps []migration) error {
 }
 
 func (s *Store) openReaders(ctx context.Context) error {
-	db, err := sql.Open("sqlite", sourceName(s.path, "busy_timeout("+milliseconds()+")", "query_only(1)", "temp_store(MEMORY)"))
+	db, err := sql.Open("sqlite", sourceName(s.path, "busy_timeout("+milliseconds()+")", "query_only(1)",
+		"temp_store(MEMORY)"))
 	if err != nil {
 		return err
 	}

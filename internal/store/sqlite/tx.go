@@ -36,7 +36,8 @@ func (t *tx) advance() error {
 	if t.changed {
 		return nil
 	}
-	if err := t.one("UPDATE counter SET revision = revision + 1 WHERE one = 1 RETURNING revision", nil, &t.revision); err != nil {
+	err := t.one("UPDATE counter SET revision = revision + 1 WHERE one = 1 RETURNING revision", nil, &t.revision)
+	if err != nil {
 		return err
 	}
 	t.changed = true
@@ -60,7 +61,8 @@ func (t *tx) finish() error {
 		if err != nil {
 			return fmt.Errorf("encode id: %w", err)
 		}
-		err = t.write("INSERT INTO changes (revision, n, type, id, uid) VALUES (?, ?, ?, ?, ?)", t.revision, n, c.Type, string(id), c.UID)
+		err = t.write("INSERT INTO changes (revision, n, type, id, uid) VALUES (?, ?, ?, ?, ?)",
+			t.revision, n, c.Type, string(id), c.UID)
 		if err != nil {
 			return err
 		}
@@ -80,7 +82,9 @@ func (t *tx) trim() error {
 			return err
 		}
 	}
-	if err := t.write("DELETE FROM operations WHERE ended = 1 AND seq <= (SELECT max(seq) FROM operations) - ?", t.limits.operations); err != nil {
+	err := t.write("DELETE FROM operations WHERE ended = 1 AND seq <= (SELECT max(seq) FROM operations) - ?",
+		t.limits.operations)
+	if err != nil {
 		return err
 	}
 	return t.write("DELETE FROM activities WHERE seq <= (SELECT max(seq) FROM activities) - ?", t.limits.activities)
@@ -136,8 +140,10 @@ func (t *tx) saveSpec(res *resource, why string) error {
 		return fmt.Errorf("encode id: %w", err)
 	}
 	err = t.write("INSERT INTO resources (rkey, id, uid, generation, spec_revision, status_revision, spec, secrets, "+
-		"created_at, created_by, updated_at, updated_by, deleting_at, deleting_by) VALUES (?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, 0, '') "+
-		"ON CONFLICT (rkey) DO UPDATE SET generation = excluded.generation, spec_revision = excluded.spec_revision, "+
+		"created_at, created_by, updated_at, updated_by, deleting_at, deleting_by) "+
+		"VALUES (?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, 0, '') "+
+		"ON CONFLICT (rkey) DO UPDATE SET "+
+		"generation = excluded.generation, spec_revision = excluded.spec_revision, "+
 		"spec = excluded.spec, secrets = excluded.secrets, updated_at = excluded.updated_at, updated_by = excluded.updated_by",
 		res.key, string(id), res.UID, res.Generation, res.SpecRevision, string(res.Spec), res.sealed,
 		toNanos(res.CreatedAt), res.CreatedBy, toNanos(res.UpdatedAt), res.UpdatedBy)
@@ -230,7 +236,8 @@ func (t *tx) PutSecret(owner, name string, value online.Secret) error {
 	if err != nil {
 		return fmt.Errorf("seal secret %s of %s: %w", name, owner, err)
 	}
-	err = t.write("INSERT INTO secrets (owner, name, sealed) VALUES (?, ?, ?) ON CONFLICT (owner, name) DO UPDATE SET sealed = excluded.sealed",
+	err = t.write("INSERT INTO secrets (owner, name, sealed) VALUES (?, ?, ?) "+
+		"ON CONFLICT (owner, name) DO UPDATE SET sealed = excluded.sealed",
 		owner, name, sealed)
 	if err != nil {
 		return fmt.Errorf("put secret %s of %s: %w", name, owner, err)

@@ -24,6 +24,9 @@ type position struct {
 
 const endOfRevision = math.MaxInt64
 
+const changesQuery = "SELECT revision, n, type, id, uid FROM changes " +
+	"WHERE (revision, n) > (?, ?) ORDER BY revision, n LIMIT ?"
+
 // Watch sends the changes after since; see store.Store.
 func (s *Store) Watch(ctx context.Context, since int64) (<-chan store.Change, error) {
 	if err := ctx.Err(); err != nil {
@@ -116,7 +119,7 @@ func (r *reader) changes(at position) ([]store.Change, position, error) {
 	var out []store.Change
 	now := position{revision: r.revision, n: endOfRevision}
 	var last position
-	err := r.each("SELECT revision, n, type, id, uid FROM changes WHERE (revision, n) > (?, ?) ORDER BY revision, n LIMIT ?",
+	err := r.each(changesQuery,
 		[]any{at.revision, at.n, watchBatch},
 		func(scan func(...any) error) error {
 			var c store.Change
