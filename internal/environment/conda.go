@@ -165,7 +165,8 @@ func texts(n *yaml.Node, what string) ([]string, error) {
 		return nil, badSpec(condaTarget, "line %d: '%s' must be a list", n.Line, what)
 	}
 	if len(n.Content) > MaxDependencies {
-		return nil, badSpec(condaTarget, "line %d: '%s' has %d entries; at most %d are allowed", n.Line, what, len(n.Content), MaxDependencies)
+		return nil, badSpec(condaTarget, "line %d: '%s' has %d entries; at most %d are allowed",
+			n.Line, what, len(n.Content), MaxDependencies)
 	}
 	out := make([]string, len(n.Content))
 	for i, item := range n.Content {
@@ -209,7 +210,8 @@ func (f *condaFile) mapped() (reqs, notes []string, err error) {
 			"along (libgcc, mkl, cudatoolkit), or install micromamba on the server", strings.Join(unknown, ", "), more)
 	}
 	if len(f.Channels) > 0 && len(reqs) > 0 {
-		notes = append(notes, "no conda tool is on this machine: the conda packages come from the Python index, the channels are not used")
+		notes = append(notes, "no conda tool is on this machine: the conda packages come from the Python index, "+
+			"the channels are not used")
 	}
 	return reqs, notes, nil
 }

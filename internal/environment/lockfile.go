@@ -106,7 +106,8 @@ func directURL(root *os.Root, name string) string {
 
 func condaLine(root *os.Root, name string) string {
 	var p struct{ Name, Version, Build string }
-	if !readJSON(root, name, &p) || !packageText.MatchString(p.Name) || !versionText.MatchString(p.Version) || !packageText.MatchString(p.Build) {
+	if !readJSON(root, name, &p) || !packageText.MatchString(p.Name) || !versionText.MatchString(p.Version) ||
+		!packageText.MatchString(p.Build) {
 		return ""
 	}
 	return p.Name + "=" + p.Version + "=" + p.Build

@@ -131,7 +131,8 @@ func splitBuild(s string) (version, build string, err error) {
 	// Blanks are allowed around operators and commas: ">= 1.2, < 2" is a version alone.
 	var parts []string
 	for _, f := range fields {
-		if n := len(parts); n > 0 && (strings.ContainsAny(parts[n-1][len(parts[n-1])-1:], "=<>!~,|") || strings.ContainsAny(f[:1], "=<>!~,|")) {
+		const joining = "=<>!~,|"
+		if n := len(parts); n > 0 && (strings.ContainsAny(parts[n-1][len(parts[n-1])-1:], joining) || strings.ContainsAny(f[:1], joining)) {
 			parts[n-1] += f
 		} else {
 			parts = append(parts, f)
