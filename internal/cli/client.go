@@ -43,7 +43,7 @@ type client struct {
 	warn  func(string) // told what the server says in warning headers
 }
 
-// warningHeader names request fields that the server does not know.
+// warningHeader tells what the server accepted but does not act on.
 const warningHeader = "X-Portico-Warning"
 
 func newClient(p place, version string, warn func(string)) (*client, error) {
@@ -228,7 +228,7 @@ func (c *client) once(ctx context.Context, method, target string, body []byte, h
 	if len(text) > maxAnswerBytes {
 		return nil, fmt.Errorf("the server's answer is longer than %d bytes", maxAnswerBytes)
 	}
-	if w := resp.Header.Get(warningHeader); w != "" && c.warn != nil {
+	for _, w := range resp.Header.Values(warningHeader) {
 		c.warn(w)
 	}
 	return &answer{resp.StatusCode, resp.Header, text}, nil

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -33,11 +34,11 @@ func (a *App) configShow() *cobra.Command {
 	f.bind(c)
 	c.Flags().StringVarP(&p.format, "output", "o", "table", "output format: "+strings.Join(formats, ", "))
 	c.Flags().StringVar(&p.query, "query", "", "JMESPath expression that selects from the result")
-	c.RunE = func(*cobra.Command, []string) error {
+	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := p.check(); err != nil {
 			return err
 		}
-		cfg, values, err := f.load(c, a.Getenv)
+		cfg, values, err := f.load(cmd, a.Getenv)
 		if err != nil {
 			return err
 		}
@@ -46,12 +47,41 @@ func (a *App) configShow() *cobra.Command {
 			return err
 		}
 		all := shownConfig{Settings: values, Defaults: user, InstanceTypes: cfg.InstanceTypes}
+		if inForce := a.settingsInForce(cmd, cfg.DataDir); inForce != nil {
+			all.Settings = inForce
+		}
 		if p.format == "table" && p.query == "" {
 			return p.print(all.Settings, []column{{"Key", "key"}, {"Value", "value"}, {"Source", "source"}})
 		}
 		return p.print(all, nil)
 	}
 	return c
+}
+
+// settingsInForce asks the server that runs on the data directory, which also knows what isolation its machine
+// allows. Flags ask what they would change, and then no server is asked. nil means that the files decide.
+func (a *App) settingsInForce(cmd *cobra.Command, dataDir string) []server.Value {
+	for _, s := range server.Settings()[1:] { // the first is the data directory itself
+		if cmd.Flags().Changed(s.Flag()) {
+			return nil
+		}
+	}
+	where, err := fromDataDir(dataDir, "")
+	if err != nil {
+		fmt.Fprintf(a.Err, "No server runs on %s; this is what the next `portico serve` would use.\n", dataDir)
+		return nil
+	}
+	progress := &progress{w: a.Err}
+	client, err := newClient(where, a.Version, progress.warning)
+	var values []server.Value
+	if err == nil {
+		_, err = client.get(cmd.Context(), "/portico/v1/config", nil, &values)
+	}
+	if err != nil {
+		progress.warning(err.Error() + "; this is what the next start would use")
+		return nil
+	}
+	return values
 }
 
 func (a *App) configSet() *cobra.Command {

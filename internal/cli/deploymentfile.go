@@ -35,10 +35,19 @@ type deploymentFile struct {
 	Location                 string             `json:"location,omitempty"`
 	ProvisioningState        string             `json:"provisioning_state,omitempty" show:"only"`
 	Instances                []arm.Instance     `json:"instances,omitempty" show:"only"`
-	Stages                   []arm.Stage        `json:"stages,omitempty" show:"only"`
+	Stages                   []stageFile        `json:"stages,omitempty" show:"only"`
 	Error                    *arm.ErrorDetail   `json:"error,omitempty" show:"only"`
 	CreationContext          *createdFile       `json:"creation_context,omitempty" show:"only"`
 	ResourceGroup            string             `json:"resourceGroup,omitempty" show:"only"`
+}
+
+// stageFile is one step of the newest change.
+type stageFile struct {
+	Name      string `json:"name"`
+	State     string `json:"state"`
+	StartTime string `json:"start_time,omitempty"`
+	EndTime   string `json:"end_time,omitempty"`
+	Detail    string `json:"detail,omitempty"`
 }
 
 type codeFile struct {
@@ -182,8 +191,11 @@ func deploymentFromWire(w *arm.Deployment) *deploymentFile {
 		LivenessProbe:      probeFromWire(p.LivenessProbe), ReadinessProbe: probeFromWire(p.ReadinessProbe),
 		StartupProbe:        probeFromWire(p.StartupProbe),
 		EgressPublicNetwork: accessWords.file(p.EgressPublicNetworkAccess), DataCollector: collectorFromWire(p.DataCollector),
-		Location: w.Location, ProvisioningState: p.ProvisioningState, Instances: p.Instances, Stages: p.Stages, Error: p.ServiceError,
+		Location: w.Location, ProvisioningState: p.ProvisioningState, Instances: p.Instances, Error: p.ServiceError,
 		CreationContext: createdFromWire(w.SystemData), ResourceGroup: segment(w.ID, "resourceGroups"),
+	}
+	for _, stage := range p.Stages {
+		f.Stages = append(f.Stages, stageFile(stage))
 	}
 	if w.SKU != nil {
 		f.InstanceCount = w.SKU.Capacity

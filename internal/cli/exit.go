@@ -67,6 +67,10 @@ func ExitCode(err error) int {
 	case errors.As(err, &unreachable):
 		return ExitUnreachable
 	}
+	var coded interface{ ExitCode() int }
+	if errors.As(err, &coded) {
+		return coded.ExitCode() // a program that keeps the codes of the one it stands for
+	}
 	if e, ok := online.AsError(err); ok && (e.Code == online.CodeNotFound || strings.HasSuffix(string(e.Code), "NotFound")) {
 		return ExitNotFound
 	}

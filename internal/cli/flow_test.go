@@ -546,14 +546,17 @@ func TestScopeAndDefaults(t *testing.T) {
 	if o := f.portico("config", "set", "worksapce=x"); o.code != ExitUsage || !strings.Contains(o.err, "did you mean workspace?") {
 		t.Errorf("got %+v", o)
 	}
-	o := f.must("config", "show")
-	if !strings.Contains(o.out, "workspace") || !strings.Contains(o.out, "file "+filepath.Join(f.dir, "config.yaml")) {
-		t.Errorf("config show:\n%s", o.out)
+	if o := f.must("config", "show"); !strings.Contains(o.out, "isolation_in_force  no user ids  machine") {
+		t.Errorf("the running server was not asked:\n%s", o.out)
 	}
 	var all shownConfig
 	f.must("config", "show", "-o", "json", "--management", "127.0.0.1:0").json(t, &all)
 	if len(all.InstanceTypes) == 0 || all.Defaults["endpoint"] != "iris" || all.Settings[1].Source != "flag --management" {
 		t.Errorf("config show -o json: %+v", all)
+	}
+	o := f.with("", map[string]string{envDataDir: filepath.Join(f.dir, "none"), "PORTICO_LOG_LEVEL": "debug"}, "config", "show")
+	if o.code != 0 || !strings.Contains(o.err, "next `portico serve`") || !strings.Contains(o.out, "environment PORTICO_LOG_LEVEL") {
+		t.Errorf("without a server: %+v", o)
 	}
 }
 

@@ -2,9 +2,11 @@ package cli
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
+	"path"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -433,7 +435,26 @@ func cellText(v any) string {
 	case float64:
 		return strings.TrimSuffix(fmt.Sprintf("%.2f", t), ".00")
 	}
-	return strings.NewReplacer("\t", " ", "\n", " ").Replace(fmt.Sprint(v))
+	return shortID(strings.NewReplacer("\t", " ", "\n", " ").Replace(fmt.Sprint(v)))
+}
+
+// shortAssetName is how many characters of a name that is a hash a table shows.
+const shortAssetName = 12
+
+// shortID writes the resource id of an asset version as NAME:VERSION; tables have no room for more. Names and
+// versions that are content hashes are cut.
+func shortID(s string) string {
+	name, version := path.Base(path.Dir(path.Dir(s))), path.Base(s)
+	if !strings.HasPrefix(s, referencePrefix+"/subscriptions/") || path.Base(path.Dir(s)) != "versions" {
+		return s
+	}
+	cut := func(s string) string {
+		if len(s) == 2*sha256.Size {
+			return s[:shortAssetName]
+		}
+		return s
+	}
+	return cut(name) + ":" + cut(version)
 }
 
 func sortedKeys[V any](m map[string]V) []string {

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
-	"path"
 	"path/filepath"
 	"strings"
 
@@ -307,9 +306,4 @@ func (s *session) registerEnvironment(ctx context.Context, e *environmentFile, b
 	id := arm.FormatID(s.scope.Asset(online.KindEnvironment, name, version))
 	_, err = s.client.put(ctx, id, &arm.Asset{Properties: wanted}, "")
 	return id, err
-}
-
-// assetName is the shown form of an asset version's id: NAME:VERSION.
-func assetName(id string) string {
-	return path.Base(path.Dir(path.Dir(id))) + ":" + path.Base(id)
 }

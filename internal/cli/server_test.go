@@ -20,6 +20,7 @@ import (
 
 	"portico/internal/arm"
 	"portico/internal/online"
+	"portico/internal/server"
 )
 
 const wsPath = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/portico/providers/Microsoft.MachineLearningServices/workspaces/default"
@@ -181,6 +182,8 @@ func (f *fakeServer) manage(w http.ResponseWriter, r *http.Request, body []byte)
 			status = f.operation(f.polls[path])
 		}
 		f.answer(w, 200, status)
+	case path == "/portico/v1/config":
+		f.answer(w, 200, []server.Value{{Key: "workspace", Value: "default", Source: "flag --workspace"}, {Key: "isolation_in_force", Value: "no user ids", Source: "machine"}})
 	case r.Method == "POST" && strings.HasSuffix(path, "/startPendingUpload"):
 		f.uploads++
 		place := fmt.Sprintf("%s/blobs/upload-%d", f.url, f.uploads)
