@@ -38,7 +38,8 @@ const (
 		"AND at >= ? AND at < ? ORDER BY at DESC, seq DESC LIMIT ?"
 	intervalColumnsList = "instance, deployment, uid, generation, instance_type, start_at, end_at, reason"
 	intervalsQuery      = "SELECT " + intervalColumnsList + " FROM intervals " +
-		"WHERE deployment_rkey >= ? AND deployment_rkey < ? AND start_at < ? AND (end_at = 0 OR end_at > ?) ORDER BY start_at, instance"
+		"WHERE deployment_rkey >= ? AND deployment_rkey < ? AND start_at < ? " +
+		"AND (end_at = 0 OR end_at > ?) ORDER BY start_at, instance"
 )
 
 // Operations lists operations, newest first.
