@@ -19,7 +19,7 @@ from typing import Any, Callable
 from . import VERSION, http1, log, responses
 from .http1 import Refused, Request
 from .log import LOGGER
-from .page import CANCEL, READY_NS, Page
+from .page import CANCEL, READY_NS, UNNUMBERED, Page
 from .script import Script
 
 CONNECTIONS_MAX = 64
@@ -30,7 +30,6 @@ IDLE_MS = 1000  # how long a signal may stay unnoticed if user code took the wak
 ID_MAX = 100  # characters of a request id
 ALARM_REPEAT_S = 0.05
 DEFAULT_SCORING_TIMEOUT_MS = 3_600_000
-_UNNUMBERED = 1 << 63  # requests without a number, from a person's curl
 
 _log = logging.getLogger(LOGGER)
 
@@ -73,7 +72,7 @@ class Loop:
         self._logs = logs
         self._number = 0  # of the running request
         self._alarm_for = 0
-        self._unnumbered = _UNNUMBERED
+        self._unnumbered = UNNUMBERED
         self._stopping = False
         self._connections: dict[int, Connection] = {}
         self._main = threading.get_ident()

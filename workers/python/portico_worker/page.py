@@ -22,6 +22,7 @@ _TEXT = 256  # u16 length, then UTF-8
 _TEXT_MAX = 1700
 _WITHDRAWN = 2048 // 8
 WITHDRAWN_SLOTS = 256
+UNNUMBERED = 1 << 63  # requests without a number, from a person's curl, get one from here on
 
 
 class Page:
@@ -63,7 +64,8 @@ class Page:
         """
         words = self.words
         words[STARTED_NS] = now_ns
-        words[NEWEST] = number
+        if number < UNNUMBERED:
+            words[NEWEST] = number
         words[RUNNING] = number
         self._fence.release()
         self._fence.acquire()
