@@ -90,7 +90,10 @@ func (p *process) wait(ctx context.Context, what string, ok func() bool) error {
 		case <-tick.C:
 		case err := <-p.done:
 			p.done <- err
-			return fmt.Errorf("%s: it ended: %v\n%s", what, err, p.tail())
+			if err == nil {
+				err = errors.New("exit status 0")
+			}
+			return fmt.Errorf("%s: it ended: %w\n%s", what, err, p.tail())
 		case <-ctx.Done():
 			return fmt.Errorf("%s: %w\n%s", what, ctx.Err(), p.tail())
 		}

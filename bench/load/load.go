@@ -62,8 +62,6 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, cfg.Duration)
-	defer cancel()
 	parts := make([]Result, cfg.Connections)
 	start := time.Now()
 	var wg sync.WaitGroup
@@ -71,7 +69,7 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 		wg.Go(func() {
 			c := client{addr: u.Host, request: request, want: cfg.Want, result: &parts[i]}
 			defer c.hangUp()
-			c.run(ctx, pace{start: start, step: step(cfg), at: i, of: cfg.Connections})
+			c.run(ctx, pace{start: start, end: start.Add(cfg.Duration), step: step(cfg), at: i, of: cfg.Connections})
 		})
 	}
 	wg.Wait()
@@ -122,17 +120,22 @@ func merge(parts []Result, elapsed time.Duration) *Result {
 
 // pace says when a connection's requests are due: every of-th of a common sequence.
 type pace struct {
-	start  time.Time
-	step   time.Duration // 0: closed loop
-	at, of int
+	start, end time.Time
+	step       time.Duration // 0: closed loop
+	at, of     int
 }
 
-// next waits until the n-th request is due and gives the moment from which its latency counts; false when ctx ended.
+// next waits until the n-th request is due and gives the moment from which its latency counts; false when the run
+// is over.
 func (p pace) next(ctx context.Context, n int) (time.Time, bool) {
 	if p.step == 0 {
-		return time.Now(), ctx.Err() == nil
+		now := time.Now()
+		return now, now.Before(p.end) && ctx.Err() == nil
 	}
 	due := p.start.Add(time.Duration(n*p.of+p.at) * p.step)
+	if !due.Before(p.end) {
+		return due, false
+	}
 	if wait := time.Until(due); wait > 0 {
 		timer := time.NewTimer(wait)
 		defer timer.Stop()
@@ -142,7 +145,7 @@ func (p pace) next(ctx context.Context, n int) (time.Time, bool) {
 			return due, false
 		}
 	}
-	return due, ctx.Err() == nil
+	return due, time.Now().Before(p.end) && ctx.Err() == nil
 }
 
 // client is one connection, opened anew when the server has closed it.
@@ -164,7 +167,7 @@ func (c *client) run(ctx context.Context, p pace) {
 		}
 		if err := c.once(ctx); err != nil {
 			if ctx.Err() != nil {
-				return // it was cut off by the end of the run
+				return // the run was called off
 			}
 			c.result.Failures++
 			if c.result.Failure == nil {

@@ -17,13 +17,13 @@ func TestClosedLoop(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		if r.Header.Get("X-A") != "1" || r.Method != "POST" {
-			w.WriteHeader(400)
+			w.WriteHeader(http.StatusBadRequest)
 			return
 		}
 		if n := seen.Add(1); n%10 == 0 {
 			w.Header().Set("Connection", "close")
 		} else if n%7 == 0 {
-			w.WriteHeader(500)
+			w.WriteHeader(http.StatusInternalServerError)
 		}
 		w.Write(body)
 	}))
@@ -39,7 +39,7 @@ func TestClosedLoop(t *testing.T) {
 		t.Errorf("%d requests, %d failures (%v)", r.Requests, r.Failures, r.Failure)
 	}
 	if total := int64(r.Requests + r.Failures); total > seen.Load() || total < seen.Load()-4 {
-		t.Errorf("counted %d, the server saw %d", total, seen.Load())
+		t.Errorf("counted %d, the server saw %d; %v", total, seen.Load(), r.Failure)
 	}
 	if p50, p99 := r.Percentile(0.5), r.Percentile(0.99); p50 <= 0 || p99 < p50 {
 		t.Errorf("p50 %s, p99 %s", p50, p99)

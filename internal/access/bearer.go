@@ -4,8 +4,8 @@ import "errors"
 
 // Why an Authorization field holds no bearer credential.
 var (
-	ErrNoCredential = errors.New("no Authorization field")
-	ErrMalformed    = errors.New("Authorization field is not of the form: Bearer CREDENTIAL")
+	ErrNoCredential = errors.New("no credential was sent")
+	ErrMalformed    = errors.New("credential is not of the form: Bearer TOKEN")
 )
 
 // maxBearerLength bounds a credential in characters: the largest JSON web tokens seen from identity providers are

@@ -20,7 +20,7 @@ var wide = admission.Limits{Executing: 1, Pending: 100, Bytes: 1 << 20}
 func later() time.Time { return time.Now().Add(time.Hour) }
 
 // join starts a request and waits until it holds its place. It tells its outcome on the channel.
-func join(q *admission.Queue, ctx context.Context, deadline time.Time, size int64) <-chan error {
+func join(ctx context.Context, q *admission.Queue, deadline time.Time, size int64) <-chan error {
 	out := make(chan error, 1)
 	go func() { out <- q.Acquire(ctx, deadline, size) }()
 	synctest.Wait()
@@ -35,7 +35,7 @@ func TestOrderOfArrival(t *testing.T) {
 		}
 		var waiting []<-chan error
 		for range 10 {
-			waiting = append(waiting, join(q, t.Context(), later(), 1))
+			waiting = append(waiting, join(t.Context(), q, later(), 1))
 		}
 		for i, w := range waiting {
 			q.Release(1)
@@ -75,7 +75,7 @@ func TestBounds(t *testing.T) {
 		if err := q.Acquire(t.Context(), later(), 41); !errors.Is(err, admission.ErrFull) {
 			t.Fatalf("bytes: %v", err)
 		}
-		second := join(q, t.Context(), later(), 40)
+		second := join(t.Context(), q, later(), 40)
 		if err := q.Acquire(t.Context(), later(), 0); !errors.Is(err, admission.ErrFull) {
 			t.Fatalf("count: %v", err)
 		}
@@ -95,9 +95,9 @@ func TestDeadlineAndWithdrawal(t *testing.T) {
 		}
 		start := time.Now()
 		ctx, cancel := context.WithCancel(t.Context())
-		first := join(q, t.Context(), start.Add(3*time.Second), 1)
-		second := join(q, ctx, later(), 1)
-		third := join(q, t.Context(), later(), 1)
+		first := join(t.Context(), q, start.Add(3*time.Second), 1)
+		second := join(ctx, q, later(), 1)
+		third := join(t.Context(), q, later(), 1)
 		cancel()
 		if err := <-second; !errors.Is(err, context.Canceled) {
 			t.Errorf("withdrawn: %v", err)
@@ -124,7 +124,7 @@ func TestHoldsWithoutSlots(t *testing.T) {
 		q := admission.New(admission.Limits{Pending: 4, Bytes: 100})
 		var held []<-chan error
 		for range 4 {
-			held = append(held, join(q, t.Context(), later(), 1))
+			held = append(held, join(t.Context(), q, later(), 1))
 		}
 		if err := q.Acquire(t.Context(), later(), 1); !errors.Is(err, admission.ErrFull) {
 			t.Fatalf("%v", err)
@@ -159,7 +159,7 @@ func TestClose(t *testing.T) {
 		if err := q.Acquire(t.Context(), later(), 1); err != nil {
 			t.Fatal(err)
 		}
-		held := join(q, t.Context(), later(), 1)
+		held := join(t.Context(), q, later(), 1)
 		q.Close()
 		if err := <-held; !errors.Is(err, admission.ErrClosed) {
 			t.Errorf("waiting: %v", err)
@@ -210,7 +210,7 @@ func TestModel(t *testing.T) {
 					ctx, cancel := context.WithCancel(t.Context())
 					r := request{cancel: cancel, deadline: time.Now().Add(time.Duration(n+1) * time.Second)}
 					full := executing+len(waiting) >= limits.Pending
-					r.out = join(q, ctx, r.deadline, 1)
+					r.out = join(ctx, q, r.deadline, 1)
 					if full {
 						if err := <-r.out; !errors.Is(err, admission.ErrFull) {
 							t.Fatalf("full: %v", err)

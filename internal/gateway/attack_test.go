@@ -195,7 +195,7 @@ func TestGarbage(t *testing.T) {
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true}}
 	defer client.CloseIdleConnections()
 	for range 2 {
-		req, err := http.NewRequest("POST", "https://"+l.Addr().String()+score, strings.NewReader("over TLS"))
+		req, err := http.NewRequest(http.MethodPost, "https://"+l.Addr().String()+score, strings.NewReader("over TLS"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -206,7 +206,7 @@ func TestGarbage(t *testing.T) {
 		}
 		body, err := io.ReadAll(resp.Body)
 		resp.Body.Close()
-		if err != nil || resp.StatusCode != 200 || string(body) != "over TLS" || resp.ProtoMajor != 1 {
+		if err != nil || resp.StatusCode != http.StatusOK || string(body) != "over TLS" || resp.ProtoMajor != 1 {
 			t.Errorf("%d %q %s %v", resp.StatusCode, body, resp.Proto, err)
 		}
 	}

@@ -58,7 +58,7 @@ func (g *Gateway) fillBody(ctx context.Context, x *Exchange) *refusal {
 		}
 		switch {
 		case err == nil:
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			return nil
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return refusalUpload

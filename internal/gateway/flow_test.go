@@ -180,7 +180,7 @@ func TestHangUp(t *testing.T) {
 			before := s.records.count()
 			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()
-			req, err := http.NewRequestWithContext(ctx, "POST", "http://"+s.addr+score, strings.NewReader("x"))
+			req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+s.addr+score, strings.NewReader("x"))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -437,9 +437,11 @@ func TestDrain(t *testing.T) {
 	if err := <-drained; err != nil {
 		t.Errorf("drain: %v", err)
 	}
-	if s.records.open != 0 {
-		t.Errorf("%d connections are still counted", s.records.open)
-	}
+	until(t, "connections counted as closed", func() bool {
+		s.records.mu.Lock()
+		defer s.records.mu.Unlock()
+		return s.records.open == 0
+	})
 }
 
 func TestDrainCutsOff(t *testing.T) {

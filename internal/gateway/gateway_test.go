@@ -284,7 +284,7 @@ func TestScore(t *testing.T) {
 	if len(id) != 1 || len(id[0]) != 36 || id[0][14] != '4' {
 		t.Errorf("x-request-id is not one UUID: %q", id)
 	}
-	if got.Method != "POST" || got.Path != "/score" || got.Query != "a=1&b=2" || string(got.Body) != `{"data":[1]}` ||
+	if got.Method != http.MethodPost || got.Path != "/score" || got.Query != "a=1&b=2" || string(got.Body) != `{"data":[1]}` ||
 		got.ID != id[0] || got.ClientID != clientID || time.Until(got.Deadline) > 5*time.Second {
 		t.Errorf("call: %+v", got)
 	}
@@ -304,7 +304,7 @@ func TestScore(t *testing.T) {
 	rec := s.records.wait(t, 1)
 	if rec.RequestID != id[0] || rec.ClientRequestID != clientID || rec.Caller != "primary" || rec.AuthMode != "Key" ||
 		rec.Endpoint != "my-endpoint" || rec.Deployment != "blue" || rec.Generation != 3 ||
-		rec.ModelDigest != "sha256:abc" || rec.Instance != "i1" || rec.Method != "POST" || rec.Status != 200 ||
+		rec.ModelDigest != "sha256:abc" || rec.Instance != "i1" || rec.Method != http.MethodPost || rec.Status != 200 ||
 		rec.ModelStatus != 200 || rec.Reason != "" || !rec.SoftFailure || rec.Protocol != "HTTP/1.1" ||
 		rec.RequestBytes != 12 || rec.ResponseBytes != 8 || rec.Path != "/endpoints/MY-endpoint/score" {
 		t.Errorf("record: %+v", rec)
@@ -382,7 +382,7 @@ func TestChunkedBodyLimit(t *testing.T) {
 	s.instance("i1", echo)
 	s.set(blue("i1"))
 	for size, status := range map[int]int{0: 200, 5: 200, 100 << 10: 200, 100<<10 + 1: 413} {
-		req, err := http.NewRequest("POST", "http://"+s.addr+score, struct{ io.Reader }{strings.NewReader(strings.Repeat("c", size))})
+		req, err := http.NewRequest(http.MethodPost, "http://"+s.addr+score, struct{ io.Reader }{strings.NewReader(strings.Repeat("c", size))})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -533,7 +533,7 @@ func TestStreamIsFlushed(t *testing.T) {
 		return &inference.Answer{Status: 200, ContentLength: -1, Body: r}, nil
 	})
 	s.set(blue("i1"))
-	req, err := http.NewRequest("POST", "http://"+s.addr+score, nil)
+	req, err := http.NewRequest(http.MethodPost, "http://"+s.addr+score, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -130,8 +130,9 @@ func withoutNamed(fields []inference.Field, named string) []inference.Field {
 // other characters is ignored as a whole.
 func cleanID(s string) string {
 	for i := range len(s) {
-		c := s[i] | 0x20
-		if !('a' <= c && c <= 'z' || '0' <= s[i] && s[i] <= '9' || s[i] == '_' || s[i] == '-') {
+		c := s[i]
+		letter := 'a' <= c|0x20 && c|0x20 <= 'z'
+		if !letter && (c < '0' || c > '9') && c != '_' && c != '-' {
 			return ""
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	rand2 "math/rand/v2"
+	"net/http"
 	"strings"
 	"time"
 
@@ -68,7 +69,7 @@ func (g *Gateway) serve(ctx context.Context, x *Exchange) {
 		x.refuse(refusalNoRoute)
 		return
 	}
-	if x.Method != "GET" && x.Method != "POST" {
+	if x.Method != http.MethodGet && x.Method != http.MethodPost {
 		x.refuse(refusalMethod)
 		return
 	}
@@ -162,12 +163,12 @@ func (g *Gateway) health(x *Exchange) {
 	case g.view.Load() == nil:
 		status, text = 503, `{"status":"starting"}`
 	}
-	if x.Method != "GET" && x.Method != "HEAD" {
+	if x.Method != http.MethodGet && x.Method != http.MethodHead {
 		status, text = 405, `{"error":{"code":"method_not_allowed","message":"use GET"}}`
 	}
 	x.Begin(status, jsonHeader, int64(len(text)), false)
-	if x.Method != "HEAD" {
-		x.Write([]byte(text)) // a caller that hung up has no use for an error
+	if x.Method != http.MethodHead {
+		_, _ = x.Write([]byte(text)) // a caller that hung up has no use for an error
 	}
 }
 
