@@ -32,7 +32,8 @@ type EnvironmentSpec struct {
 
 // WorkspaceSpec is a workspace: a place for endpoints and assets with one location.
 type WorkspaceSpec struct {
-	Location    string            `json:"location"`
-	Description string            `json:"description,omitempty"`
-	Tags        map[string]string `json:"tags,omitempty"`
+	Location     string            `json:"location"`
+	FriendlyName string            `json:"friendlyName,omitempty"`
+	Description  string            `json:"description,omitempty"`
+	Tags         map[string]string `json:"tags,omitempty"`
 }

@@ -1,7 +1,9 @@
 package online
 
 import (
+	"maps"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -277,10 +279,36 @@ func (s *DeploymentSpec) Validate(types Catalogue) []*Error {
 	if _, err := s.WorkerCount(); err != nil {
 		faults = append(faults, err)
 	}
-	for name := range s.EnvironmentVariables {
-		if name == "" || strings.ContainsAny(name, "=\x00") {
-			add(CodeBadArgument, "properties.environmentVariables", "environment variable name %.40q is not valid", name)
+	return append(faults, s.validateVariables()...)
+}
+
+// Bounds of environment variables. A process can be given 128 KiB in one variable and, with its arguments, a
+// quarter of its stack in all (execve(2)); these stay well below.
+const (
+	MaxVariableBytes  = 64 << 10
+	MaxVariablesBytes = 512 << 10 // of all names and values together
+)
+
+func (s *DeploymentSpec) validateVariables() []*Error {
+	const target = "properties.environmentVariables"
+	var faults []*Error
+	total := 0
+	for _, name := range slices.Sorted(maps.Keys(s.EnvironmentVariables)) {
+		value := s.EnvironmentVariables[name].Reveal()
+		total += len(name) + len(value)
+		switch at := target + "." + name; {
+		case name == "" || strings.ContainsAny(name, "=\x00"):
+			faults = append(faults, Errorf(CodeBadArgument, target, "environment variable name %.40q is not valid", name))
+		case strings.Contains(value, "\x00"):
+			faults = append(faults, Errorf(CodeBadArgument, at, "the value holds a NUL character"))
+		case len(value) > MaxVariableBytes:
+			faults = append(faults, Errorf(CodeBadArgument, at, "the value has %d bytes; at most %d are allowed", len(value), MaxVariableBytes))
+		case strings.HasPrefix(value, "${{azureml://"), strings.HasPrefix(value, "${{keyvault:"):
+			faults = append(faults, Errorf(CodeNotImplemented, at, "secret injection from connections and key vaults is not implemented yet; give the value itself"))
 		}
+	}
+	if total > MaxVariablesBytes {
+		faults = append(faults, Errorf(CodeBadArgument, target, "the variables have %d bytes together; at most %d are allowed", total, MaxVariablesBytes))
 	}
 	return faults
 }
