@@ -121,7 +121,7 @@ func (a *API) rescue(c *call) {
 	if p == nil {
 		return
 	}
-	if p == http.ErrAbortHandler {
+	if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 		panic(p)
 	}
 	a.Logger.Error("management request panicked", "request_id", c.requestID, "method", c.r.Method, "path", c.r.URL.Path,

@@ -348,12 +348,14 @@ func byteRange(r *http.Request, size int64) (first, length int64, partial bool, 
 	if !ok || !dash || from == "" || size == 0 {
 		return 0, size, false, nil
 	}
-	first, err = strconv.ParseInt(from, 10, 64)
+	first, understood := decimal(from)
 	last := size - 1
-	if err == nil && to != "" {
-		last, err = strconv.ParseInt(to, 10, 64)
+	if to != "" {
+		var ok bool
+		last, ok = decimal(to)
+		understood = understood && ok && last >= first
 	}
-	if err != nil || first < 0 || to != "" && last < first {
+	if !understood {
 		return 0, size, false, nil
 	}
 	if first >= size {
@@ -361,6 +363,11 @@ func byteRange(r *http.Request, size int64) (first, length int64, partial bool, 
 	}
 	last = min(last, size-1)
 	return first, last - first + 1, true, nil
+}
+
+func decimal(s string) (int64, bool) {
+	n, err := strconv.ParseInt(s, 10, 64)
+	return n, err == nil && n >= 0
 }
 
 func (b *blobCall) remove(name string) error {
@@ -538,8 +545,8 @@ func (b *blobCall) list(container string, q url.Values) error {
 	out := listing{Service: b.base() + control.BlobPath, Container: container, Prefix: prefix, Marker: q.Get("marker"), Delimiter: delimiter}
 	after := ""
 	if m := q.Get("marker"); m != "" {
-		name, err := base64.RawURLEncoding.DecodeString(m)
-		if err != nil {
+		name, bad := base64.RawURLEncoding.DecodeString(m)
+		if bad != nil {
 			return &blobError{http.StatusBadRequest, "InvalidQueryParameterValue", "the marker is not one that a listing gave"}
 		}
 		after = container + "/" + string(name)

@@ -19,10 +19,10 @@ func (c *call) match() (control.Match, error) {
 		return m, online.Errorf(online.CodeBadArgument, "If-None-Match", "If-None-Match can only be *")
 	}
 	v := strings.TrimSpace(c.r.Header.Get("If-Match"))
-	switch {
-	case v == "":
+	switch v {
+	case "":
 		return m, nil
-	case v == "*":
+	case "*":
 		m.Exists = true
 		return m, nil
 	}

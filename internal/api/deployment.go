@@ -88,10 +88,11 @@ func patchDeployment(c *call) error {
 	if err != nil {
 		return err
 	}
-	in := control.PatchDeployment{Tags: body.Tags, Match: m}
-	if body.SKU != nil {
-		in.Capacity = body.SKU.Capacity
+	capacity, faults := body.Domain()
+	if e := online.Join(faults); e != nil {
+		return e
 	}
+	in := control.PatchDeployment{Tags: body.Tags, Capacity: capacity, Match: m}
 	endpoint, name := c.names()
 	out, err := c.api.Control.PatchDeployment(c.r.Context(), c.caller, c.workspace(), endpoint, name, in)
 	if err != nil {

@@ -115,7 +115,7 @@ func newSite(t testing.TB) *site {
 		Settings:   func() any { return map[string]string{"data_dir": "x"} },
 		Ready:      func() error { s.mu.Lock(); defer s.mu.Unlock(); return s.ready }, Logger: log})
 	s.Server = httptest.NewUnstartedServer(s.api)
-	s.Server.Config = NewServer(s.api)
+	s.Config = NewServer(s.api)
 	s.StartTLS()
 	t.Cleanup(s.Close)
 	return s

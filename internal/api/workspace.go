@@ -3,6 +3,7 @@ package api
 import (
 	"net/http"
 	"strings"
+	"time"
 
 	"portico/internal/arm"
 	"portico/internal/control"
@@ -72,7 +73,8 @@ func patchWorkspace(c *call) error {
 	if err != nil {
 		return err
 	}
-	out, err := c.api.Control.PatchWorkspace(c.r.Context(), c.caller, c.workspace(), body.Tags, body.Properties.Description, m)
+	out, err := c.api.Control.PatchWorkspace(c.r.Context(), c.caller, c.workspace(), control.PatchWorkspace{
+		Tags: body.Tags, FriendlyName: body.Properties.FriendlyName, Description: body.Properties.Description, Match: m})
 	if err != nil {
 		return err
 	}
@@ -137,6 +139,9 @@ func listSecrets(c *call) error {
 	}
 	if h := body.ExpireAfterHours; h != nil && *h < 1 {
 		return online.Errorf(online.CodeBadArgument, "expireAfterHours", "expireAfterHours must be at least 1")
+	}
+	if h := body.ExpireAfterHours; h != nil && time.Duration(*h)*time.Hour > control.GrantLifetime {
+		c.note("the credential is good for " + control.GrantLifetime.String() + ", not longer")
 	}
 	query, err := c.api.Control.ListSecrets(c.r.Context(), c.caller, c.workspace(), c.r.PathValue("datastore"))
 	if err != nil {

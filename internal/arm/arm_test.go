@@ -164,6 +164,8 @@ func TestDecodeIsLoose(t *testing.T) {
 func TestDomainRefusesWhatNothingActsOn(t *testing.T) {
 	for _, c := range []struct{ what, body, target string }{
 		{"encryption", `{"properties":{"encryption":{"keyVaultProperties":{}}}}`, "properties.encryption"},
+		{"secret stores", `{"properties":{"properties":{"enforce_access_to_default_secret_stores":"Enabled"}}}`, "properties.properties.enforce_access_to_default_secret_stores"},
+		{"kind", `{"kind":"Kubernetes"}`, "kind"},
 		{"private endpoint", `{"properties":{"privateEndpointConnections":[{}]}}`, "properties.privateEndpointConnections"},
 	} {
 		var e Endpoint
@@ -190,6 +192,10 @@ func TestDomainRefusesWhatNothingActsOn(t *testing.T) {
 		{`{"properties":{"requestSettings":{"maxConcurrentRequestsPerInstance":0}}}`, "properties.requestSettings.maxConcurrentRequestsPerInstance", online.CodeBadArgument},
 		{`{"properties":{"readinessProbe":{"failureThreshold":0}}}`, "properties.readinessProbe.failureThreshold", online.CodeBadArgument},
 		{`{"properties":{"startupProbe":{"period":"PT0S"}}}`, "properties.startupProbe.period", online.CodeBadArgument},
+		{`{"sku":{"name":"Big"}}`, "sku.name", online.CodeNotImplemented},
+		{`{"sku":{"name":"default","tier":"standard","size":"XL"}}`, "sku.size", online.CodeNotImplemented},
+		{`{"identity":{"type":"SystemAssigned"}}`, "identity", online.CodeNotImplemented},
+		{`{"kind":"K8S"}`, "kind", online.CodeNotImplemented},
 		{`{"properties":{"privateNetworkConnection":true}}`, "properties.privateNetworkConnection", online.CodeNotImplemented},
 		{`{"properties":{"scaleSettings":{"scaleType":"default","maxInstances":3}}}`, "properties.scaleSettings.maxInstances", online.CodeBadArgument},
 		{`{"properties":{"dataCollector":{"samplingRate":2}}}`, "properties.dataCollector.samplingRate", online.CodeBadArgument},
@@ -212,6 +218,8 @@ func TestDomainRefusesWhatNothingActsOn(t *testing.T) {
 	}{
 		{online.KindModel, `{"properties":{"codeUri":"x"}}`, "properties.codeUri", online.CodeBadArgument},
 		{online.KindModel, `{"properties":{"modelType":"magic"}}`, "properties.modelType", online.CodeBadArgument},
+		{online.KindModel, `{"properties":{"stage":"Production"}}`, "properties.stage", online.CodeNotImplemented},
+		{online.KindModel, `{"properties":{"jobName":"j"}}`, "properties.jobName", online.CodeNotImplemented},
 		{online.KindEnvironment, `{"properties":{"osType":"windows"}}`, "properties.osType", online.CodeNotImplemented},
 		{online.KindEnvironment, `{"properties":{"build":{"contextUri":"x"}}}`, "properties.build", online.CodeNotImplemented},
 		{online.KindEnvironment, `{"properties":{"inferenceConfig":{"scoringRoute":{}}}}`, "properties.inferenceConfig", online.CodeNotImplemented},

@@ -31,7 +31,7 @@ type AssetProperties struct {
 
 	ModelURI  string   `json:"modelUri,omitempty"`
 	ModelType string   `json:"modelType,omitempty"`
-	JobName   *string  `json:"jobName,omitempty"`
+	JobName   Refused  `json:"jobName,omitzero"`
 	Flavors   *Flavors `json:"flavors,omitempty"`
 
 	CodeURI string `json:"codeUri,omitempty"`
@@ -131,7 +131,8 @@ func (a *Asset) Domain(kind online.Kind) (online.AssetSpec, []*online.Error) {
 	case online.KindEnvironment:
 		faults = append(faults, p.environment(&spec)...)
 	}
-	return spec, refuse(faults, refusal{p.IntellectualP, "properties.intellectualProperty"})
+	return spec, refuse(faults, refusal{p.IntellectualP, "properties.intellectualProperty"},
+		refusal{Refused(p.Stage != ""), "properties.stage"}, refusal{p.JobName, "properties.jobName"})
 }
 
 func (p *AssetProperties) environment(spec *online.AssetSpec) []*online.Error {

@@ -117,6 +117,14 @@ type DeploymentPatch struct {
 	SKU  *SKU               `json:"sku,omitempty"`
 }
 
+// Domain gives the instance count that is asked for (nil: none) and reports what the SKU cannot mean here.
+func (p *DeploymentPatch) Domain() (capacity *int, faults []*online.Error) {
+	if p.SKU != nil {
+		capacity = p.SKU.Capacity
+	}
+	return capacity, refuse(nil, p.SKU.refusals()...)
+}
+
 // LogRequest is the body of getLogs. Instance is Portico's own: logs of one instance.
 type LogRequest struct {
 	ContainerType string `json:"containerType,omitempty"`
@@ -171,7 +179,9 @@ type DeploymentRequest struct {
 // implemented, and explicit zeroes that defaults would otherwise hide.
 func (d *Deployment) Domain() (DeploymentRequest, []*online.Error) {
 	p := &d.Properties
-	faults := refuse(nil, refusal{p.PrivateNetworkConnection, "properties.privateNetworkConnection"})
+	faults := refuse(nil, refusal{p.PrivateNetworkConnection, "properties.privateNetworkConnection"},
+		onlyKind(d.Kind, "Managed"), noIdentity(d.Identity))
+	faults = refuse(faults, d.SKU.refusals()...)
 	r := DeploymentRequest{Spec: online.DeploymentSpec{
 		Location: d.Location, Description: p.Description, Tags: d.Tags, Properties: ownProperties(p.Properties),
 		EndpointComputeType: word(p.EndpointComputeType, computeTypes...),

@@ -79,15 +79,13 @@ func scale(number string, length time.Duration) (time.Duration, bool) {
 		return 0, false
 	}
 	d := time.Duration(n) * length
-	step := length
 	for i := range len(fraction) {
 		c := fraction[i]
 		if c < '0' || c > '9' {
 			return 0, false
 		}
 		if i < 9 {
-			step = length / time.Duration(pow10(i+1))
-			d += time.Duration(c-'0') * step
+			d += time.Duration(c-'0') * (length / time.Duration(pow10(i+1)))
 		}
 	}
 	return d, true

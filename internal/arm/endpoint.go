@@ -3,6 +3,7 @@ package arm
 import (
 	"maps"
 	"slices"
+	"strings"
 
 	"portico/internal/online"
 )
@@ -74,6 +75,9 @@ func (r RegenerateKeys) KeyKind() string {
 	return ""
 }
 
+// secretStores is the property by which an endpoint's identity gets at the workspace's connections.
+const secretStores = "enforce_access_to_default_secret_stores"
+
 // Domain translates a request into the domain. It reports what the domain cannot express.
 func (e *Endpoint) Domain() (online.EndpointSpec, []*online.Error) {
 	p := &e.Properties
@@ -89,8 +93,10 @@ func (e *Endpoint) Domain() (online.EndpointSpec, []*online.Error) {
 	if p.Compute != nil {
 		spec.Compute = *p.Compute
 	}
-	return spec, refuse(nil, refusal{p.Encryption, "properties.encryption"},
-		refusal{p.PrivateEndpoints, "properties.privateEndpointConnections"})
+	faults := refuse(nil, refusal{p.Encryption, "properties.encryption"},
+		refusal{p.PrivateEndpoints, "properties.privateEndpointConnections"}, onlyKind(e.Kind, "Managed"),
+		refusal{Refused(strings.EqualFold(p.Properties[secretStores], "enabled")), "properties.properties." + secretStores})
+	return spec, refuse(faults, e.SKU.refusals()...)
 }
 
 // Domain translates an identity.

@@ -2,6 +2,7 @@ package arm
 
 import (
 	"maps"
+	"strings"
 	"time"
 
 	"portico/internal/online"
@@ -57,6 +58,28 @@ type SKU struct {
 	Family   string `json:"family,omitempty"`
 	Size     string `json:"size,omitempty"`
 	Capacity *int   `json:"capacity,omitempty"`
+}
+
+// refusals are the fields of a SKU that cannot mean anything here: there is one SKU, and it has a capacity only.
+func (s *SKU) refusals() []refusal {
+	if s == nil {
+		return nil
+	}
+	return []refusal{
+		{Refused(s.Name != "" && !strings.EqualFold(s.Name, "Default")), "sku.name"},
+		{Refused(s.Tier != "" && !strings.EqualFold(s.Tier, "Standard")), "sku.tier"},
+		{Refused(s.Family != ""), "sku.family"}, {Refused(s.Size != ""), "sku.size"},
+	}
+}
+
+// noIdentity refuses an identity on a resource that has none of its own.
+func noIdentity(i *Identity) refusal {
+	return refusal{Refused(i != nil && i.Type != "" && !strings.EqualFold(i.Type, "None")), "identity"}
+}
+
+// onlyKind refuses every kind of a resource but one.
+func onlyKind(kind, known string) refusal {
+	return refusal{Refused(kind != "" && !strings.EqualFold(kind, known)), "kind"}
 }
 
 // Page is a listing. NextLink is an absolute URL, or null at the end.

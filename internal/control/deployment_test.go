@@ -104,6 +104,13 @@ func TestBadDeployments(t *testing.T) {
 		{"fast probe", func(r *arm.DeploymentRequest) { r.Spec.Readiness.Period = time.Millisecond }, online.CodeBadArgument, "properties.readinessProbe.period", "1 second"},
 		{"liveness successes", func(r *arm.DeploymentRequest) { r.Spec.Liveness.SuccessThreshold = 2 }, online.CodeBadArgument, "properties.livenessProbe.successThreshold", "use 1"},
 		{"variable", func(r *arm.DeploymentRequest) { r.Spec.EnvironmentVariables = map[string]online.Secret{"A=B": "x"} }, online.CodeBadArgument, "properties.environmentVariables", "A=B"},
+		{"injected secret", func(r *arm.DeploymentRequest) {
+			r.Spec.EnvironmentVariables = map[string]online.Secret{"A": "${{keyvault:https://v/secrets/s}}"}
+		}, online.CodeNotImplemented, "properties.environmentVariables.A", "injection"},
+		{"NUL in a variable", func(r *arm.DeploymentRequest) { r.Spec.EnvironmentVariables = map[string]online.Secret{"A": "x\x00"} }, online.CodeBadArgument, "properties.environmentVariables.A", "NUL"},
+		{"large variable", func(r *arm.DeploymentRequest) {
+			r.Spec.EnvironmentVariables = map[string]online.Secret{"A": online.Secret(strings.Repeat("x", online.MaxVariableBytes+1))}
+		}, online.CodeBadArgument, "properties.environmentVariables.A", "65537"},
 		{"location", func(r *arm.DeploymentRequest) { r.Spec.Location = "mars" }, online.CodeBadArgument, "location", "endpoint"},
 	} {
 		t.Run(c.what, func(t *testing.T) {

@@ -197,6 +197,10 @@ func (s *Service) checkEndpoint(tx store.Tx, id online.ID, ws *store.Workspace, 
 		faults = append(faults, online.Errorf(online.CodeBadArgument, "identity.type",
 			"the identity of an endpoint cannot change after creation (it is %s)", before.Identity.Type))
 	}
+	if t := spec.Identity.Type; len(spec.Identity.UserAssigned) > 0 && (t == "SystemAssigned" || t == "None") {
+		faults = append(faults, online.Errorf(online.CodeBadArgument, "identity.userAssignedIdentities",
+			"identity type %s has no user-assigned identities", t))
+	}
 	deployments, err := liveDeployments(tx, id)
 	if err != nil {
 		return err

@@ -145,6 +145,7 @@ func TestBadEndpoints(t *testing.T) {
 		{"private", "fraud", online.EndpointSpec{PublicNetworkAccess: "Disabled"}, online.CodeNotImplemented, "properties.publicNetworkAccess", "Disabled"},
 		{"compute", "fraud", online.EndpointSpec{Compute: "k8s"}, online.CodeNotImplemented, "properties.compute", "Kubernetes"},
 		{"identity", "fraud", online.EndpointSpec{Identity: online.Identity{Type: "None"}}, online.CodeBadArgument, "identity.type", "cannot change"},
+		{"identities", "fraud", online.EndpointSpec{Identity: online.Identity{Type: "SystemAssigned", UserAssigned: []string{"x"}}}, online.CodeBadArgument, "identity.userAssignedIdentities", "SystemAssigned"},
 		{"location", "fraud", online.EndpointSpec{Location: "mars"}, online.CodeBadArgument, "location", "cannot change"},
 		{"tag", "fraud", online.EndpointSpec{Tags: map[string]string{"k": strings.Repeat("v", 257)}}, online.CodeBadArgument, "tags.k", "256"},
 	} {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 
 	"portico/internal/arm"
 	"portico/internal/online"
@@ -87,8 +88,8 @@ func checkWords(description string, tags, properties map[string]string, path str
 		faults = append(faults, online.Errorf(online.CodeBadArgument, "properties.properties",
 			"%d properties are given; at most %d are allowed", len(properties), MaxProperties))
 	}
-	for name, value := range tags {
-		if name == "" || len([]rune(name)) > MaxTagName || len([]rune(value)) > MaxTagValue {
+	for _, name := range slices.Sorted(maps.Keys(tags)) {
+		if name == "" || len([]rune(name)) > MaxTagName || len([]rune(tags[name])) > MaxTagValue {
 			faults = append(faults, online.Errorf(online.CodeBadArgument, path+fmt.Sprintf(".%.40s", name),
 				"a tag's name must have 1 to %d characters and its value at most %d", MaxTagName, MaxTagValue))
 		}

@@ -174,7 +174,7 @@ func (s *Service) checkScript(code *online.AssetSpec, script string) *online.Err
 	if err != nil {
 		return online.Errorf(online.CodeConflict, "properties.codeConfiguration.codeId", "the content of the code cannot be read: %w", withoutPath(err))
 	}
-	defer dir.Close()
+	defer func() { _ = dir.Close() }() // only read
 	info, err := dir.Stat(path.Clean(script))
 	if err != nil {
 		return online.Errorf(online.CodeBadArgument, target, "the scoring script %.80q is not in the code", script)

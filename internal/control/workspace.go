@@ -40,14 +40,24 @@ func (s *Service) PutWorkspace(ctx context.Context, c Caller, w online.Workspace
 	return s.changeWorkspace(ctx, c, w, m, false, func(online.WorkspaceSpec) online.WorkspaceSpec { return spec })
 }
 
-// PatchWorkspace changes tags and description; nil stays as it is.
-func (s *Service) PatchWorkspace(ctx context.Context, c Caller, w online.WorkspaceID, tags *map[string]string, description *string, m Match) (Accepted[Workspace], error) {
-	return s.changeWorkspace(ctx, c, w, m, true, func(spec online.WorkspaceSpec) online.WorkspaceSpec {
-		if tags != nil {
-			spec.Tags = *tags
+// PatchWorkspace changes tags and words; nil stays as it is.
+type PatchWorkspace struct {
+	Tags                      *map[string]string
+	FriendlyName, Description *string
+	Match                     Match
+}
+
+// PatchWorkspace changes parts of a workspace that exists. Tags replace the tags that it has.
+func (s *Service) PatchWorkspace(ctx context.Context, c Caller, w online.WorkspaceID, in PatchWorkspace) (Accepted[Workspace], error) {
+	return s.changeWorkspace(ctx, c, w, in.Match, true, func(spec online.WorkspaceSpec) online.WorkspaceSpec {
+		if in.Tags != nil {
+			spec.Tags = *in.Tags
 		}
-		if description != nil {
-			spec.Description = *description
+		if in.FriendlyName != nil {
+			spec.FriendlyName = *in.FriendlyName
+		}
+		if in.Description != nil {
+			spec.Description = *in.Description
 		}
 		return spec
 	})
