@@ -134,6 +134,17 @@ func TestTimeouts(t *testing.T) {
 			t.Errorf("%d %q", r.status, r.body)
 		}
 	})
+	t.Run("instance that stays busy", func(t *testing.T) {
+		s.instance("i3", func(context.Context, *inference.Call) (*inference.Answer, error) {
+			return nil, fmt.Errorf("instance: %w", inference.ErrBusy)
+		})
+		d := blue("i3")
+		d.Request.Timeout = 50 * time.Millisecond
+		s.set(d)
+		if r := s.do("POST", score, "x"); r.status != 408 {
+			t.Errorf("%d %q", r.status, r.body)
+		}
+	})
 	if l, _ := s.gateway.Load(d.UID); l != (gateway.Load{}) {
 		t.Errorf("left behind: %+v", l)
 	}

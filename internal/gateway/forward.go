@@ -43,6 +43,7 @@ func (s *slot) leave() {
 func (g *Gateway) forward(ctx context.Context, x *Exchange) {
 	pause := minRetryPause
 	tried := x.tried[:0]
+	late := refusalNotReady // what the caller is told when the deadline passes meanwhile
 	for {
 		set := x.slot.of.ready.Load()
 		var i *instance
@@ -50,7 +51,7 @@ func (g *Gateway) forward(ctx context.Context, x *Exchange) {
 			i = set.enter(tried, rand2.Uint32())
 		}
 		if i == nil {
-			if refused := waitForChange(ctx, set, pause, x.call.Deadline); refused != nil {
+			if refused := waitForChange(ctx, set, pause, x.call.Deadline, late); refused != nil {
 				x.refuse(refused)
 				return
 			}
@@ -59,8 +60,12 @@ func (g *Gateway) forward(ctx context.Context, x *Exchange) {
 			continue
 		}
 		x.slot.on = i
-		if g.attempt(ctx, x, i) {
+		err := g.attempt(ctx, x, i)
+		if err == nil {
 			return
+		}
+		if late = refusalNotReady; errors.Is(err, inference.ErrBusy) {
+			late = refusalTimeout
 		}
 		x.slot.leave()
 		tried = append(tried, i)
@@ -68,10 +73,10 @@ func (g *Gateway) forward(ctx context.Context, x *Exchange) {
 }
 
 // waitForChange waits until other instances are ready, but not longer than the pause or the deadline.
-func waitForChange(ctx context.Context, set *readySet, pause time.Duration, deadline time.Time) *refusal {
+func waitForChange(ctx context.Context, set *readySet, pause time.Duration, deadline time.Time, late *refusal) *refusal {
 	left := time.Until(deadline)
 	if left <= 0 {
-		return refusalNotReady
+		return late
 	}
 	timer := time.NewTimer(min(pause, left))
 	defer timer.Stop()
@@ -84,16 +89,17 @@ func waitForChange(ctx context.Context, set *readySet, pause time.Duration, dead
 	return nil
 }
 
-// attempt sends the request to one instance. False: the instance did not start it.
-func (g *Gateway) attempt(ctx context.Context, x *Exchange, i *instance) bool {
+// attempt sends the request to one instance and answers the caller. An error says that the instance did not start
+// the request, and nothing has been answered.
+func (g *Gateway) attempt(ctx context.Context, x *Exchange, i *instance) error {
 	upstream, ok := g.upstreams.Lookup(i.id)
 	if !ok {
-		return false
+		return inference.ErrClosed
 	}
 	start := time.Now()
 	answer, err := upstream.Do(ctx, &x.call)
-	if errors.Is(err, inference.ErrClosed) {
-		return false
+	if errors.Is(err, inference.ErrClosed) || errors.Is(err, inference.ErrBusy) {
+		return err
 	}
 	r := &x.record
 	r.Instance, r.Generation, r.ModelDigest = i.id, i.generation, i.digest
@@ -102,11 +108,11 @@ func (g *Gateway) attempt(ctx context.Context, x *Exchange, i *instance) bool {
 	if err != nil {
 		x.slot.free()
 		x.refuse(g.failed(ctx, x, err))
-		return true
+		return nil
 	}
 	r.FirstByte = start.Add(r.Service).Sub(x.Arrival)
 	g.respond(ctx, x, answer)
-	return true
+	return nil
 }
 
 // failed translates why an instance gave no (whole) answer.
