@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"portico/internal/compute"
 	"portico/internal/online"
@@ -56,12 +57,27 @@ func (l *Loop) input(d *store.Deployment) Input {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	in.Waited = l.waited(d, in.Prepared)
 	for _, s := range []*online.SetStatus{d.Status.Current, d.Status.Target} {
 		if s != nil && l.refused[s.ID] != nil {
 			in.Refused[s.ID] = l.refused[s.ID]
 		}
 	}
 	return in
+}
+
+// waited is how long the newest generation's instances have been coming up. Preparing is not part of it: builds have
+// a bound of their own. The caller holds mu.
+func (l *Loop) waited(d *store.Deployment, p Preparation) time.Duration {
+	key := d.ID.Key()
+	if d.Status.ObservedGeneration >= d.Generation || d.Status.Target != nil && p.State != PrepareDone {
+		delete(l.starting, key)
+		return 0
+	}
+	if l.starting[key].generation != d.Generation {
+		l.starting[key] = starting{generation: d.Generation, since: time.Now()}
+	}
+	return time.Since(l.starting[key].since)
 }
 
 // writeStatus stores the new status and ends the operations that it answers, in one transaction.
@@ -276,6 +292,7 @@ func (l *Loop) remove(ctx context.Context, d *store.Deployment) error {
 	l.queue.forget(d.ID.Key())
 	l.mu.Lock()
 	delete(l.byUID, d.UID)
+	delete(l.starting, d.ID.Key())
 	l.mu.Unlock()
 	l.Logger.Info("deployment deleted", "endpoint", d.ID.Parent, "deployment", d.ID.Name)
 	return nil

@@ -55,7 +55,15 @@ type Loop struct {
 	keys      map[string]online.ID     // of the queued keys
 	byUID     map[string]online.ID     // deployments seen, to find the one that an engine's event is about
 	refused   map[string]*online.Error // by set
+	starting  map[string]starting      // by key of the deployment
 	intervals map[string]bool          // instances whose interval is open
+}
+
+// starting is since when a generation's instances have been coming up. Its time is this process's own, with the
+// monotonic reading that a wall clock which is set does not move.
+type starting struct {
+	generation int64
+	since      time.Time
 }
 
 // New makes a loop.
@@ -65,7 +73,7 @@ func New(cfg Config) *Loop {
 	}
 	l := &Loop{
 		Config: cfg, view: newView(), queue: newQueue[string](), routes: make(chan struct{}, 1),
-		keys: map[string]online.ID{}, byUID: map[string]online.ID{}, refused: map[string]*online.Error{}, intervals: map[string]bool{},
+		keys: map[string]online.ID{}, byUID: map[string]online.ID{}, refused: map[string]*online.Error{}, starting: map[string]starting{}, intervals: map[string]bool{},
 	}
 	l.preps = &preparations{
 		env: cfg.Environments, artifacts: cfg.Artifacts, log: cfg.BuildLog, now: cfg.Now,

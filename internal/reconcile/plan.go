@@ -34,7 +34,9 @@ type Input struct {
 	Sets       []compute.Set // of this deployment, as the engine shows them
 	// Refused holds what the engine answered when it would not make a set as large as it was asked to.
 	Refused map[string]*online.Error
-	// StartTimeout bounds the time from prepared to all instances ready.
+	// Waited is how long this generation's instances have been coming up, by a clock that nobody sets;
+	// StartTimeout bounds it.
+	Waited       time.Duration
 	StartTimeout time.Duration
 }
 
@@ -162,7 +164,6 @@ func planScale(in Input, out *Output) {
 	if st.Current.Count != want || set == nil || set.Count != want {
 		if st.Current.Count != want {
 			st.Stages = []online.Stage{{Name: online.StageStart, State: stageRunning, Start: in.Now}}
-			st.Current.Since = in.Now
 		}
 		st.Current = clone(st.Current)
 		st.Current.Count = want
@@ -174,10 +175,12 @@ func planScale(in Input, out *Output) {
 		succeed(in, out)
 		return
 	}
-	if err := startFailure(in, set, st.Current.Since); err != nil {
+	if err := startFailure(in, set); err != nil {
 		failed(st, online.StageStart, in)
 		fail(in, out, err)
+		return
 	}
+	out.Requeue = max(0, in.StartTimeout-in.Waited)
 }
 
 // planRollover brings the target up beside the current set, and lets the current one drain as it succeeds.
@@ -201,7 +204,7 @@ func planRollover(in Input, out *Output) {
 		return
 	}
 	if set != nil {
-		if err := startFailure(in, set, in.Prepared.Ended); err != nil {
+		if err := startFailure(in, set); err != nil {
 			failed(st, online.StageStart, in)
 			fail(in, out, err)
 			return
@@ -231,9 +234,7 @@ func planRollover(in Input, out *Output) {
 			out.Ensure = append(out.Ensure, ask(in, st.Current))
 		}
 	}
-	if rest := in.Prepared.Ended.Add(in.StartTimeout).Sub(in.Now); rest > 0 {
-		out.Requeue = rest
-	}
+	out.Requeue = max(0, in.StartTimeout-in.Waited)
 }
 
 // planSteady keeps what is in force as it is: the current set at its count, and nothing else.
@@ -281,17 +282,17 @@ func ask(in Input, set *online.SetStatus) Ensure {
 }
 
 // startFailure says why a set that is coming up must be given up, or nil.
-func startFailure(in Input, set *compute.Set, since time.Time) *online.Error {
+func startFailure(in Input, set *compute.Set) *online.Error {
 	for i := range set.Instances {
 		inst := &set.Instances[i]
-		if inst.State == online.InstanceReady || inst.Exit == nil || inst.Exit.At.Before(since) {
+		if inst.State == online.InstanceReady || inst.Exit == nil {
 			continue
 		}
 		if inst.Exit.Permanent || inst.Exit.InInit && inst.Restarts >= StartAttempts-1 {
 			return exitError(inst)
 		}
 	}
-	if in.StartTimeout > 0 && in.Now.Sub(since) >= in.StartTimeout {
+	if in.Waited >= in.StartTimeout {
 		return online.Errorf(online.CodeResourceNotReady, "properties.provisioningState",
 			"%d of %d instances became ready within %s; look at the output with get-logs, or raise start_timeout",
 			set.ReadyCount(), in.Spec.InstanceCount, in.StartTimeout)

@@ -272,7 +272,7 @@ func TestPlanStartTimeout(t *testing.T) {
 	if out := w.step(); out.Requeue != 0 && out.Requeue > time.Hour {
 		t.Fatalf("requeue %s", out.Requeue)
 	}
-	w.in.Now = w.in.Now.Add(2 * time.Hour)
+	w.in.Waited = 2 * time.Hour
 	w.step()
 	if st := w.in.Status; st.State != online.StateFailed || !strings.Contains(st.Error.Message, "0 of 1 instances") {
 		t.Fatalf("status: %+v", st)
