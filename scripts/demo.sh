@@ -30,8 +30,28 @@ step() {
 
 # run shows a command as a person would type it, then runs it.
 run() {
-	printf '$ %s\n' "$(printf '%s ' "$@" | sed "s#$root/##g; s#$work/##g; s#bin/portico#portico#; s# \$##")"
+	local line='$' word
+	for word in "$@"; do
+		case $word in *' '*) word="\"$word\"" ;; esac
+		line="$line $word"
+	done
+	line=${line//"$root/"/}
+	line=${line//"$work/"/}
+	echo "${line/bin\/portico/portico}"
 	"$@"
+}
+
+# left lists the processes that were started for this demo and still run: the server, its host, its workers.
+left() {
+	if [ -d /proc/self ]; then
+		# A process may end while it is looked at.
+		for p in /proc/[0-9]*; do
+			[ "${p#/proc/}" = $$ ] && continue
+			{ tr '\0' ' ' <"$p/cmdline" | grep -F "$work"; } 2>/dev/null || true
+		done
+	else
+		pgrep -f "$work" || true
+	fi
 }
 
 stop() {
@@ -44,8 +64,19 @@ stop() {
 		printf '\nThe demo failed at: %s\nThe end of the server'"'"'s log:\n' "$failed_at" >&2
 		tail -n 40 "$work/server.log" >&2 || true
 	fi
-	if [ -n "$server" ] && kill -TERM "$server" 2>/dev/null; then
-		wait "$server" || { [ "$code" -ne 0 ] || { code=1; echo "the server did not stop cleanly:" >&2; tail -n 20 "$work/server.log" >&2; }; }
+	if [ -n "$server" ] && kill -TERM "$server" 2>/dev/null && ! wait "$server" && [ "$code" -eq 0 ]; then
+		code=1
+		echo "The server did not stop cleanly:" >&2
+		tail -n 20 "$work/server.log" >&2
+	fi
+	for _ in $(seq 50); do
+		[ -z "$(left)" ] && break
+		sleep 0.2
+	done
+	if [ -n "$(left)" ]; then
+		echo "These processes are left:" >&2
+		left >&2
+		code=1
 	fi
 	rm -rf "$work"
 	exit "$code"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import joblib
 from sklearn.datasets import load_breast_cancer
-from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
 from sklearn.model_selection import train_test_split
@@ -27,7 +27,7 @@ def main():
     )
     models = {
         "blue": make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
-        "green": HistGradientBoostingClassifier(random_state=7),
+        "green": GradientBoostingClassifier(random_state=7),
     }
     args.out.mkdir(parents=True, exist_ok=True)
     for name, model in models.items():

@@ -12,8 +12,8 @@ import (
 )
 
 var metricsColumns = []column{
-	{"Deployment", "deployment"}, {"Requests", "requests"}, {"2xx", "statusCodeClasses.\"2xx\""}, {"4xx", "statusCodeClasses.\"4xx\""},
-	{"5xx", "statusCodeClasses.\"5xx\""}, {"SoftFailures", "softFailures"}, {"AvgMs", "averageMs"}, {"P50Ms", "p50Ms"}, {"P90Ms", "p90Ms"},
+	{"Deployment", "deployment"}, {"Requests", "requests"}, {"2xx", classColumn("2xx")}, {"4xx", classColumn("4xx")},
+	{"5xx", classColumn("5xx")}, {"SoftFailures", "softFailures"}, {"AvgMs", "averageMs"}, {"P50Ms", "p50Ms"}, {"P90Ms", "p90Ms"},
 	{"P95Ms", "p95Ms"}, {"P99Ms", "p99Ms"}, {"QueueMs", "averageQueueMs"},
 }
 
@@ -57,3 +57,6 @@ func (a *App) endpointMetrics(g *globalFlags) *cobra.Command {
 	})
 	return c
 }
+
+// classColumn finds the requests of one class of status codes; none is 0.
+func classColumn(class string) string { return "statusCodeClasses.\"" + class + "\" || `0`" }
