@@ -334,7 +334,6 @@ func TestLongDataDirectory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	if len(dir) > maxSocketDirBytes || !ownPrivateDir(dir) {
 		t.Errorf("socket directory %q", dir)
 	}
@@ -348,6 +347,17 @@ func TestLongDataDirectory(t *testing.T) {
 	_ = conn.Close()
 	if e := r.exit("far"); e.Code != 0 {
 		t.Errorf("%+v", e)
+	}
+	// It goes with the host, and comes back under the same name.
+	if err := r.Shutdown(r.ctx, 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(dir); !os.IsNotExist(err) {
+		t.Errorf("the socket directory was left: %v", err)
+	}
+	r.attach()
+	if again, err := SocketDir(r.cfg.DataDir); again != dir || err != nil {
+		t.Errorf("socket directory %q, was %q, %v", again, dir, err)
 	}
 }
 

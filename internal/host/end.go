@@ -93,7 +93,8 @@ func KillRecorded(ctx context.Context, dataDir string) (int, error) {
 	if err := makePrivate(dir); err != nil {
 		return 0, err
 	}
-	unlock, err := lockFile(filepath.Join(dir, lockName), false)
+	// Patiently: of a supervisor that was just killed, the connections may be closed before the lock is free.
+	unlock, err := lockPatiently(ctx, filepath.Join(dir, lockName))
 	if err != nil {
 		return 0, fmt.Errorf("end recorded processes: %w", err)
 	}

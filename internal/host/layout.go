@@ -62,7 +62,8 @@ func shortSocketDir(root string) (string, error) {
 	defer unlock()
 	record := filepath.Join(stateDir(root), "socket-dir")
 	if text, err := os.ReadFile(record); err == nil {
-		if dir := strings.TrimSpace(string(text)); ownPrivateDir(dir) {
+		// It keeps its name, which callers remember: what was cleaned away is made again, unless another has it.
+		if dir := strings.TrimSpace(string(text)); os.Mkdir(dir, privateDir) == nil || ownPrivateDir(dir) {
 			return dir, nil
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {

@@ -92,6 +92,9 @@ func (r *rig) attach() {
 			r.t.Errorf("shutdown: %v", err)
 		}
 		_ = c.Close()
+		if dir, err := SocketDir(r.cfg.DataDir); err == nil && filepath.Base(dir) != "run" {
+			_ = os.RemoveAll(dir) // a killed supervisor leaves it outside the data directory
+		}
 		if r.t.Failed() {
 			text, _ := os.ReadFile(filepath.Join(stateDir(r.cfg.DataDir), "host.log"))
 			r.t.Logf("host.log:\n%s", text)

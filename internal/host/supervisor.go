@@ -167,6 +167,7 @@ func (s *supervisor) serveUntilEnd(ctx context.Context) error {
 	s.drain(grace, signals)
 	s.listeners.closeAll()
 	_ = os.Remove(path)
+	_ = os.Remove(filepath.Dir(path)) // unless something else is in it; SocketDir makes it again under its name
 	_ = l.Close()
 	hangUp()
 	serving.Wait()
@@ -229,7 +230,7 @@ func lockPatiently(ctx context.Context, path string) (unlock func(), err error) 
 		select {
 		case <-time.After(lockPoll):
 		case <-ctx.Done():
-			return nil, ErrRunning
+			return nil, err
 		}
 	}
 }
