@@ -25,17 +25,17 @@ func (s *serving) run(ctx context.Context) error {
 		Domain: s.cfg.Domain, MaxRequestBytes: s.cfg.MaxRequestBytes, BufferBytes: s.cfg.RequestMemory,
 	}, upstreams{s.engine}, s.telemetry, s.log)
 	s.front = gateway.NewServer(s.gateway, gateway.ServerConfig{}, s.log)
-	certificate, err := s.authority.ServerCertificate(s.names(), s.now())
-	if err != nil {
+	if err := s.renew(); err != nil {
 		return err
 	}
-	secure := &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}
+	secure := s.certificate.config()
 	management := s.managementServer()
 
 	work, fail := errgroup.WithContext(ctx)
 	loopCtx, stopLoop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopLoop()
 	work.Go(func() error { return s.loop().Run(loopCtx) })
+	work.Go(func() error { s.housekeep(loopCtx); return nil })
 	work.Go(func() error { return s.front.Serve(s.scoring, secure) })
 	if s.scoringHTTP != nil {
 		work.Go(func() error { return s.front.Serve(s.scoringHTTP, nil) })
@@ -47,6 +47,7 @@ func (s *serving) run(ctx context.Context) error {
 		}
 		return fmt.Errorf("serve the management API: %w", err)
 	})
+	var err error
 	select {
 	case <-s.routed.came:
 		if err = s.announce(); err == nil {

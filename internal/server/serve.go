@@ -82,7 +82,8 @@ type serving struct {
 
 	management, scoring, scoringHTTP net.Listener
 
-	routed firstTable
+	certificate certificate
+	routed      firstTable
 }
 
 type closer struct {
