@@ -17,7 +17,8 @@ func killedComesBack(b *bench) {
 	back := b.seen.instance(tmpl.Set, victim.ID, "ready after one restart", func(i compute.Instance) bool {
 		return isReady(i) && i.Restarts == 1
 	})
-	if x := back.Exit; x == nil || x.Code != -1 || x.Signal != "killed" || x.Reason == "" || x.InInit || x.Permanent || x.At.IsZero() {
+	x := back.Exit
+	if x == nil || x.Code != -1 || x.Signal != "killed" || x.Reason == "" || x.InInit || x.Permanent || x.At.IsZero() {
 		b.t.Errorf("exit of a killed process: %+v", x)
 	}
 	if back.Ready.Before(victim.Ready) {
@@ -106,13 +107,19 @@ func scriptAtFault(b *bench) {
 	}
 }
 
+// quickProbe counts one failure a second.
+func quickProbe(failures int) online.Probe {
+	return online.Probe{
+		InitialDelay: time.Second, Period: time.Second, Timeout: time.Second, SuccessThreshold: 1, FailureThreshold: failures,
+	}
+}
+
 func slowInit(b *bench) {
 	tmpl := b.world.template(scriptScore, variables(map[string]online.Secret{"INIT_SECONDS": "4"}))
 	// The probes alone would have failed long before init returns; the start-up probe gives it time.
-	quick := online.Probe{InitialDelay: time.Second, Period: time.Second, Timeout: time.Second, SuccessThreshold: 1, FailureThreshold: 1}
+	quick := quickProbe(1)
 	tmpl.Liveness, tmpl.Readiness = quick, quick
-	patient := quick
-	patient.FailureThreshold = 120
+	patient := quickProbe(120)
 	tmpl.Startup = &patient
 	b.ensure(tmpl, 1)
 	b.seen.only(tmpl.Set, "starting", func(i compute.Instance) bool { return i.State == online.InstanceStarting })
@@ -124,9 +131,8 @@ func slowInit(b *bench) {
 
 func initOutlivesProbes(b *bench) {
 	tmpl := b.world.template(scriptScore, variables(map[string]online.Secret{"INIT_SECONDS": "600"}))
-	tmpl.Startup = &online.Probe{
-		InitialDelay: time.Second, Period: time.Second, Timeout: time.Second, SuccessThreshold: 1, FailureThreshold: 2,
-	}
+	strict := quickProbe(2)
+	tmpl.Startup = &strict
 	b.ensure(tmpl, 1)
 	i := b.seen.only(tmpl.Set, "a restart", func(i compute.Instance) bool { return i.Exit != nil && i.Restarts >= 1 })
 	if x := i.Exit; !x.InInit || x.Permanent || !strings.Contains(x.Reason, "init") || !strings.Contains(x.Reason, "probe") {
@@ -138,11 +144,10 @@ func initOutlivesProbes(b *bench) {
 
 func longRequestsAreAlive(b *bench) {
 	tmpl := b.world.template(scriptScore, workers(3), timeout(60*time.Second))
-	quick := online.Probe{InitialDelay: time.Second, Period: time.Second, Timeout: time.Second, SuccessThreshold: 1, FailureThreshold: 1}
+	quick := quickProbe(1)
 	tmpl.Liveness, tmpl.Readiness = quick, quick
-	slow := quick
-	slow.FailureThreshold = 120
-	tmpl.Startup = &slow
+	patient := quickProbe(120)
+	tmpl.Startup = &patient
 	i := b.up(tmpl, 1).Instances[0]
 	var results []<-chan error
 	for range tmpl.Workers {

@@ -190,7 +190,8 @@ func describe(ev compute.Event) string {
 	for _, i := range ev.Set.Instances {
 		fmt.Fprintf(&b, " [%s %s restarts=%d", i.ID, i.State, i.Restarts)
 		if i.Exit != nil {
-			fmt.Fprintf(&b, " exit=%d %q %q init=%v permanent=%v", i.Exit.Code, i.Exit.Signal, i.Exit.Reason, i.Exit.InInit, i.Exit.Permanent)
+			x := i.Exit
+			fmt.Fprintf(&b, " exit=%d %q %q init=%v permanent=%v", x.Code, x.Signal, x.Reason, x.InInit, x.Permanent)
 		}
 		b.WriteString("]")
 	}

@@ -54,7 +54,9 @@ func New(ctx context.Context, cfg Config, logger *slog.Logger) (*Backend, error)
 }
 
 // open is New with another kind of body.
-func open(ctx context.Context, cfg Config, logger *slog.Logger, makeBody func(*Backend, *instance) (body, error)) (*Backend, error) {
+func open(
+	ctx context.Context, cfg Config, logger *slog.Logger, makeBody func(*Backend, *instance) (body, error),
+) (*Backend, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, fmt.Errorf("configure the local engine: %w", err)
 	}

@@ -135,5 +135,6 @@ func (w *watcher) take() (compute.Event, bool) {
 	w.order = slices.Delete(w.order, 0, 1)
 	ev := w.pending[id]
 	delete(w.pending, id)
+	ev.Set.Instances = slices.Clone(ev.Set.Instances) // each watcher gets its own
 	return ev, true
 }

@@ -250,6 +250,12 @@ func (b *Backend) stop(ctx context.Context, i *instance) error {
 
 func (b *Backend) forgetWorkers(ctx context.Context, i *instance) {
 	for w := range i.record.Workers {
+		if p := i.launcher.current(w); p != nil {
+			// A pool that was closed before it had taken up a running worker does not know of it.
+			if err := p.end(ctx, b.cfg.StopGrace); err != nil {
+				b.log.Error("a process did not end", "process", p.id, "error", err)
+			}
+		}
 		b.link.forget(ctx, i.launcher.workerID(w))
 		if err := os.RemoveAll(i.launcher.scratch(w)); err != nil {
 			b.log.Warn("a scratch directory was not removed", "instance", i.record.ID, "error", err)
@@ -300,7 +306,8 @@ func newStartWatch(t *compute.Template, current func(worker int) *process) *star
 	w := &startWatch{budget: startBudget(probe), timer: time.NewTimer(0), current: current, waiting: map[int]bool{}}
 	w.timer.Stop()
 	w.reason = fmt.Sprintf("init did not return within %s, which is what the %s probe allows "+
-		"(initial delay %s, then %d failures %s apart)", w.budget, name, probe.InitialDelay, probe.FailureThreshold, probe.Period)
+		"(initial delay %s, then %d failures %s apart)",
+		w.budget, name, probe.InitialDelay, probe.FailureThreshold, probe.Period)
 	return w
 }
 

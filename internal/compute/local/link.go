@@ -45,7 +45,9 @@ type link struct {
 }
 
 func newLink(cfg host.Config, log *slog.Logger) *link {
-	return &link{cfg: cfg, log: log, connected: make(chan struct{}), over: make(chan struct{}), processes: map[string]*process{}}
+	return &link{
+		cfg: cfg, log: log, connected: make(chan struct{}), over: make(chan struct{}), processes: map[string]*process{},
+	}
 }
 
 // session is one connection with its first list taken in.
@@ -80,7 +82,8 @@ func (l *link) open(ctx, life context.Context) (*session, error) {
 
 func (s *session) close() {
 	s.stop()
-	for range s.events { //nolint:revive // the stream ends once its watch does
+	for range s.events {
+		continue // the stream ends soon after its watch
 	}
 	_ = s.client.Close()
 }
@@ -320,6 +323,32 @@ func (p *process) Signal(ctx context.Context, sig syscall.Signal) error {
 		return nil
 	}
 	return err
+}
+
+// killWait is how long a process may take to end after SIGKILL.
+const killWait = 10 * time.Second
+
+// end ends the process if it runs: SIGTERM, after the grace SIGKILL.
+func (p *process) end(ctx context.Context, grace time.Duration) error {
+	for _, step := range []struct {
+		signal syscall.Signal
+		wait   time.Duration
+	}{{syscall.SIGTERM, grace}, {syscall.SIGKILL, killWait}} {
+		if p.hasEnded() {
+			return nil
+		}
+		if err := p.Signal(ctx, step.signal); err != nil {
+			return err
+		}
+		select {
+		case <-p.done:
+			return nil
+		case <-time.After(step.wait):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return fmt.Errorf("it runs %s after SIGKILL", killWait)
 }
 
 // condemn ends the process for a reason that its exit then tells.

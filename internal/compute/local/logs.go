@@ -186,8 +186,8 @@ func (m *merger) Close() error {
 
 // lastLines reads everything and gives the last n lines.
 func (m *merger) lastLines(n int) (io.ReadCloser, error) {
-	defer m.Close()
-	var kept [][]byte // a ring once it is full
+	defer func() { _ = m.Close() }() // what was read is whole already
+	var kept [][]byte                // a ring once it is full
 	at := 0
 	for {
 		line, err := m.next()
