@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -288,16 +289,20 @@ func (c *call) empty(status int) error {
 }
 
 func (c *call) write(status int, v any) {
-	doc, err := json.Marshal(v)
-	if err != nil {
+	var doc bytes.Buffer
+	enc := json.NewEncoder(&doc)
+	enc.SetEscapeHTML(false) // URLs are read by people, too
+	if err := enc.Encode(v); err != nil {
 		c.api.Logger.Error("cannot encode an answer", "request_id", c.requestID, "error", err)
-		status, doc = http.StatusInternalServerError, []byte(`{"error":{"code":"InternalServerError","message":"the server failed"}}`)
+		status = http.StatusInternalServerError
+		doc.Reset()
+		doc.WriteString(`{"error":{"code":"InternalServerError","message":"the server failed"}}`)
 	}
 	c.warn()
 	c.w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	c.w.WriteHeader(status)
 	if c.r.Method != http.MethodHead {
-		_, _ = c.w.Write(append(doc, '\n')) // a client that is gone is not told
+		_, _ = c.w.Write(doc.Bytes()) // a client that is gone is not told
 	}
 }
 
