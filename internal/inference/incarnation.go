@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -23,6 +24,7 @@ type incarnation struct {
 	proc   Process // constant
 	page   *page   // constant
 
+	gone     atomic.Bool // it has ended
 	lanes    [depthMax]lane
 	next     uint64 // number of the next request
 	busy     int    // lanes in use

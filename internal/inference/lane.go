@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,7 +20,8 @@ type lane struct {
 	used       bool  // guarded by the pool's mu
 	prefetched bool
 	number     uint64
-	method     string // of the request
+	method     string                       // of the request
+	live       atomic.Pointer[net.UnixConn] // link's connection, for sever
 }
 
 // exchange sends the call and reads its answer. errAgain: it was not started, the lane is released. Any other
@@ -163,8 +165,25 @@ func (ln *lane) connect() error {
 	if err != nil {
 		return err
 	}
+	unix, ok := conn.(*net.UnixConn)
+	if !ok {
+		return errors.Join(errors.New("not a Unix connection"), conn.Close())
+	}
 	ln.link = newLink(conn)
+	ln.live.Store(unix)
+	if ln.inc.gone.Load() { // looked at last: from here on sever ends the connection
+		ln.drop()
+		return errAgain
+	}
 	return nil
+}
+
+// sever lets reads on a connection to a dead process end, whoever may still hold the other side open: a child of
+// user code, or whoever made the listener. What the process had answered can still be read.
+func (ln *lane) sever() {
+	if conn := ln.live.Load(); conn != nil {
+		_ = conn.CloseRead() // fails only on a connection that has ended
+	}
 }
 
 // keep ends the use of the connection for this request; without reuse it is closed.
@@ -179,6 +198,7 @@ func (ln *lane) keep(reuse bool) {
 // drop closes the connection.
 func (ln *lane) drop() {
 	if ln.link != nil {
+		ln.live.Store(nil)
 		ln.link.close()
 		ln.link = nil
 	}

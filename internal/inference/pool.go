@@ -60,6 +60,7 @@ const (
 	launchTimeout   = 30 * time.Second      // for a Launcher to answer
 	connectTimeout  = 2 * time.Second       // for a worker's socket to take a connection
 	lostWait        = time.Second           // for the exit of a process whose connection broke
+	aliveWait       = 50 * time.Millisecond // the same, before it is asked whether it lives
 	statusFast      = 2 * time.Millisecond  // between looks at a young worker's page
 	statusSlow      = 20 * time.Millisecond // between looks at the page of one that has been starting for longer
 	statusFastLooks = 100                   // how many of the former

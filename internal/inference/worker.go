@@ -161,9 +161,12 @@ func (w *worker) detach(inc *incarnation) {
 	p.mu.Lock()
 	inc.ready = false
 	w.inc = nil
+	inc.gone.Store(inc.dead())
 	for i := range inc.lanes {
 		if ln := &inc.lanes[i]; !ln.used {
 			ln.drop()
+		} else if inc.gone.Load() {
+			ln.sever()
 		}
 	}
 	p.mu.Unlock()
@@ -223,27 +226,36 @@ func (w *worker) becomeReady(inc *incarnation) {
 // beyondReach says whether the process lives but takes no connections, after something broke one. Otherwise the
 // process is put to use again.
 func (w *worker) beyondReach(ctx context.Context, inc *incarnation) bool {
-	timer := time.NewTimer(lostWait)
-	defer timer.Stop()
-	select {
-	case <-inc.proc.Done():
-		return false
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
+	for _, wait := range []time.Duration{aliveWait, lostWait} {
+		timer := time.NewTimer(wait)
+		defer timer.Stop()
+		select {
+		case <-inc.proc.Done():
+			return false
+		case <-ctx.Done():
+			return false
+		case <-timer.C:
+		}
+		conn, err := net.DialTimeout("unix", w.spec.Socket, connectTimeout)
+		if err == nil {
+			_ = conn.Close() // it was only a question
+			w.trust(inc)
+			return false
+		}
+		if errors.Is(err, syscall.EAGAIN) { // its backlog is full, so it listens
+			w.trust(inc)
+			return false
+		}
 	}
-	conn, err := net.DialTimeout("unix", w.spec.Socket, connectTimeout)
-	if err != nil && !errors.Is(err, syscall.EAGAIN) {
-		return !inc.dead()
-	}
-	if err == nil {
-		_ = conn.Close() // it was only a question
-	}
+	return !inc.dead()
+}
+
+// trust puts the process to use again.
+func (w *worker) trust(inc *incarnation) {
 	w.pool.mu.Lock()
 	inc.suspect = false
 	w.pool.dispatch()
 	w.pool.mu.Unlock()
-	return false
 }
 
 // takeTurn waits for the turn to kill a process that hangs in request number. False: the request, the process or
