@@ -363,7 +363,8 @@ func (c *call) body() ([]byte, error) {
 
 // workspace is the workspace that the path names.
 func (c *call) workspace() online.WorkspaceID {
-	return online.WorkspaceID{Subscription: c.r.PathValue("subscription"), ResourceGroup: c.r.PathValue("group"), Name: c.r.PathValue("workspace")}
+	return online.WorkspaceID{Subscription: c.r.PathValue("subscription"), ResourceGroup: c.r.PathValue("group"),
+		Name: c.r.PathValue("workspace")}
 }
 
 // base is the beginning of absolute links.

@@ -119,7 +119,8 @@ func TestWhoIsAsked(t *testing.T) {
 		t.Error(a.body)
 	}
 	s.do("GET", "/metrics", "", "Authorization", "").want(200)
-	s.do("GET", "/metrics", "", "Authorization", "", "X-Forwarded-For", "10.0.0.1").wantError(401, online.CodeUnauthorized, "-")
+	s.do("GET", "/metrics", "", "Authorization", "", "X-Forwarded-For", "10.0.0.1").wantError(401,
+		online.CodeUnauthorized, "-")
 	s.do("GET", "/metrics", "", "X-Forwarded-For", "10.0.0.1").want(200)
 	s.do("GET", "/portico/v1/config", "", "Authorization", "").wantError(401, online.CodeUnauthorized, "-")
 	if a := s.do("GET", "/portico/v1/config", "").want(200); a.get("data_dir") != "x" {
@@ -160,28 +161,43 @@ func TestBadRequests(t *testing.T) {
 		{"10 MB of garbage", "PUT", fraud, strings.Repeat("garbage!!!", 1<<20), 413, online.CodeTooLarge, ""},
 		{"no body", "PUT", fraud, "", 400, online.CodeInvalidContent, ""},
 		{"array", "PUT", fraud, "[]", 400, online.CodeInvalidContent, ""},
-		{"type", "PUT", fraud, `{"properties":{"traffic":{"blue":"100"}}}`, 400, online.CodeBadArgument, "properties.traffic.blue"},
+		{"type", "PUT", fraud, `{"properties":{"traffic":{"blue":"100"}}}`, 400, online.CodeBadArgument,
+			"properties.traffic.blue"},
 		{"bad name", "PUT", wsPath + "/onlineEndpoints/a_b", `{}`, 400, online.CodeBadArgument, "name"},
-		{"sum 90", "PUT", fraud, `{"properties":{"traffic":{"blue":90}}}`, 400, online.CodeBadArgument, "properties.traffic"},
-		{"unknown deployment", "PUT", fraud, `{"properties":{"traffic":{"red":100}}}`, 400, online.CodeBadArgument, "properties.traffic.red"},
-		{"mirror onto live", "PUT", fraud, `{"properties":{"traffic":{"blue":100},"mirrorTraffic":{"blue":10}}}`, 400, online.CodeBadArgument, "properties.mirrorTraffic.blue"},
-		{"encryption", "PUT", fraud, `{"properties":{"encryption":{"key":"x"}}}`, 400, online.CodeNotImplemented, "properties.encryption"},
-		{"private", "PUT", fraud, `{"properties":{"publicNetworkAccess":"disabled"}}`, 400, online.CodeNotImplemented, "properties.publicNetworkAccess"},
-		{"unknown type", "PUT", deployment, with("Standard_DS3_v2", "Standard_Nope"), 400, online.CodeBadArgument, "properties.instanceType"},
-		{"GPU type", "PUT", deployment, with("Standard_DS3_v2", "Standard_NC6s_v3"), 400, online.CodeOutOfQuota, "properties.instanceType"},
-		{"missing script", "PUT", deployment, with("score.py", "other.py"), 400, online.CodeBadArgument, "properties.codeConfiguration.scoringScript"},
-		{"missing model", "PUT", deployment, with("azureml:m:1", "azureml:m:2"), 400, online.CodeBadArgument, "properties.model"},
-		{"missing environment", "PUT", deployment, with("azureml:e:1", "azureml:e:2"), 400, online.CodeBadArgument, "properties.environmentId"},
-		{"zero instances", "PUT", deployment, with(`"capacity":1`, `"capacity":0`), 400, online.CodeBadArgument, "sku.capacity"},
-		{"no endpoint", "PUT", wsPath + "/onlineEndpoints/none/deployments/blue", deploymentBody, 404, online.CodeNotFound, "-"},
+		{"sum 90", "PUT", fraud, `{"properties":{"traffic":{"blue":90}}}`, 400, online.CodeBadArgument,
+			"properties.traffic"},
+		{"unknown deployment", "PUT", fraud, `{"properties":{"traffic":{"red":100}}}`, 400, online.CodeBadArgument,
+			"properties.traffic.red"},
+		{"mirror onto live", "PUT", fraud, `{"properties":{"traffic":{"blue":100},"mirrorTraffic":{"blue":10}}}`, 400,
+			online.CodeBadArgument, "properties.mirrorTraffic.blue"},
+		{"encryption", "PUT", fraud, `{"properties":{"encryption":{"key":"x"}}}`, 400, online.CodeNotImplemented,
+			"properties.encryption"},
+		{"private", "PUT", fraud, `{"properties":{"publicNetworkAccess":"disabled"}}`, 400, online.CodeNotImplemented,
+			"properties.publicNetworkAccess"},
+		{"unknown type", "PUT", deployment, with("Standard_DS3_v2", "Standard_Nope"), 400, online.CodeBadArgument,
+			"properties.instanceType"},
+		{"GPU type", "PUT", deployment, with("Standard_DS3_v2", "Standard_NC6s_v3"), 400, online.CodeOutOfQuota,
+			"properties.instanceType"},
+		{"missing script", "PUT", deployment, with("score.py", "other.py"), 400, online.CodeBadArgument,
+			"properties.codeConfiguration.scoringScript"},
+		{"missing model", "PUT", deployment, with("azureml:m:1", "azureml:m:2"), 400, online.CodeBadArgument,
+			"properties.model"},
+		{"missing environment", "PUT", deployment, with("azureml:e:1", "azureml:e:2"), 400, online.CodeBadArgument,
+			"properties.environmentId"},
+		{"zero instances", "PUT", deployment, with(`"capacity":1`, `"capacity":0`), 400, online.CodeBadArgument,
+			"sku.capacity"},
+		{"no endpoint", "PUT", wsPath + "/onlineEndpoints/none/deployments/blue", deploymentBody, 404,
+			online.CodeNotFound, "-"},
 		{"no workspace", "PUT", strings.Replace(fraud, "home", "none", 1), `{}`, 404, online.CodeNotFound, "-"},
 		{"live traffic", "DELETE", fraud + "/deployments/blue", "", 409, online.CodeConflict, "-"},
-		{"model path", "PUT", wsPath + "/models/x/versions/1", `{"properties":{"modelUri":"azureml://datastores/workspaceblobstore/paths/none"}}`, 400, online.CodeBadArgument, "properties.modelUri"},
+		{"model path", "PUT", wsPath + "/models/x/versions/1",
+			`{"properties":{"modelUri":"azureml://datastores/workspaceblobstore/paths/none"}}`, 400, online.CodeBadArgument, "properties.modelUri"},
 		{"other datastore", "PUT", wsPath + "/datastores/mine", `{}`, 400, online.CodeNotImplemented, ""},
 		{"no key type", "POST", fraud + "/regenerateKeys", `{}`, 400, online.CodeBadArgument, "keyType"},
 		{"token", "POST", fraud + "/token", "", 400, online.CodeBadArgument, "-"},
 		{"log tail", "POST", fraud + "/deployments/blue/getLogs", `{"tail":5001}`, 400, online.CodeBadArgument, "tail"},
-		{"log container", "POST", fraud + "/deployments/blue/getLogs", `{"containerType":"x"}`, 400, online.CodeBadArgument, "containerType"},
+		{"log container", "POST", fraud + "/deployments/blue/getLogs", `{"containerType":"x"}`, 400,
+			online.CodeBadArgument, "containerType"},
 		{"method", "POST", fraud, `{}`, 405, online.CodeMethodNotAllowed, ""},
 		{"nowhere", "GET", wsPath + "/pipelines/x", "", 404, online.CodeNotFound, ""},
 		{"relative path", "GET", wsPath + "/%2e%2e/x", "", 404, online.CodeNotFound, ""},
@@ -191,7 +207,8 @@ func TestBadRequests(t *testing.T) {
 		{"page token", "GET", wsPath + "/onlineEndpoints?$skip=x", "", 400, online.CodeBadArgument, "$skip"},
 		{"filter", "GET", wsPath + "/models?description=x", "", 400, online.CodeNotImplemented, "description"},
 		{"time", "GET", fraud + "/metrics?since=yesterday", "", 400, online.CodeBadArgument, "since"},
-		{"revision", "POST", fraud + "/deployments/blue/rollback", `{"revision":0}`, 400, online.CodeBadArgument, "revision"},
+		{"revision", "POST", fraud + "/deployments/blue/rollback", `{"revision":0}`, 400, online.CodeBadArgument,
+			"revision"},
 		{"operation", "GET", "/subscriptions/sub/providers/Microsoft.MachineLearningServices/locations/l/mfeOperationsStatus/x", "", 404, online.CodeNotFound, "x"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
@@ -278,8 +295,10 @@ func TestAssetsOverTheWire(t *testing.T) {
 	if v.get("value.0.name") != "1" || v.get("value.0.properties.flavors") == nil {
 		t.Errorf("versions: %s", v.body)
 	}
-	s.do("PUT", wsPath+"/environments/e/versions/1", `{"properties":{"requirements":"pandas"}}`).wantError(409, online.CodeConflict, "-")
-	s.do("PUT", wsPath+"/environments/e/versions/1", `{"properties":{"requirements":"numpy","isArchived":true}}`).want(200)
+	s.do("PUT", wsPath+"/environments/e/versions/1", `{"properties":{"requirements":"pandas"}}`).wantError(409,
+		online.CodeConflict, "-")
+	s.do("PUT", wsPath+"/environments/e/versions/1",
+		`{"properties":{"requirements":"numpy","isArchived":true}}`).want(200)
 	if a := s.do("GET", wsPath+"/environments/e/versions", "").want(200); a.get("value.0.name") != nil {
 		t.Errorf("an archived version is listed: %s", a.body)
 	}
@@ -299,15 +318,18 @@ func TestAssetsOverTheWire(t *testing.T) {
 			t.Errorf("datastore without %s: %s", f, d.body)
 		}
 	}
-	if a := s.do("POST", wsPath+"/datastores/workspaceblobstore/listSecrets", `{"expirableSecret":true,"expireAfterHours":1}`).want(200); a.get("secretsType") != "Sas" {
+	if a := s.do("POST", wsPath+"/datastores/workspaceblobstore/listSecrets",
+		`{"expirableSecret":true,"expireAfterHours":1}`).want(200); a.get("secretsType") != "Sas" {
 		t.Errorf("secrets: %s", a.body)
 	}
-	w := s.do("PUT", strings.Replace(wsPath, "home", "new", 1), `{"location":"mars","properties":{"keyVault":null,"publicNetworkAccess":"Enabled"}}`).want(201)
+	w := s.do("PUT", strings.Replace(wsPath, "home", "new", 1),
+		`{"location":"mars","properties":{"keyVault":null,"publicNetworkAccess":"Enabled"}}`).want(201)
 	if w.get("location") != "mars" || w.get("properties.workspaceId") == nil {
 		t.Errorf("workspace: %s", w.body)
 	}
 	s.do("PATCH", strings.Replace(wsPath, "home", "new", 1), `{"tags":{"a":"b"}}`).want(200)
-	if a := s.do("GET", "/subscriptions/sub/providers/Microsoft.MachineLearningServices/workspaces", "").want(200); strings.Count(a.body, `"kind":"Default"`) != 2 {
+	if a := s.do("GET", "/subscriptions/sub/providers/Microsoft.MachineLearningServices/workspaces",
+		"").want(200); strings.Count(a.body, `"kind":"Default"`) != 2 {
 		t.Errorf("workspaces: %s", a.body)
 	}
 	s.do("DELETE", strings.Replace(wsPath, "home", "new", 1), "").want(200)
@@ -346,7 +368,8 @@ func TestKeysLogsAndPorticosOwn(t *testing.T) {
 		t.Error(revs.body)
 	}
 	number := strings.Trim(first.header.Get("ETag"), `"`)
-	if a := s.do("POST", fraud+"/deployments/blue/rollback", `{"revision":`+number+`}`).want(202); a.get("sku.capacity") != 1.0 || a.get("properties.environmentVariables.A") != "1" {
+	if a := s.do("POST", fraud+"/deployments/blue/rollback",
+		`{"revision":`+number+`}`).want(202); a.get("sku.capacity") != 1.0 || a.get("properties.environmentVariables.A") != "1" {
 		t.Error(a.body)
 	}
 	s.settle()
@@ -393,7 +416,8 @@ func TestPanicAndInternalErrorsTellNothing(t *testing.T) {
 	logs := fraud + "/deployments/blue/getLogs"
 	s.logs = func(control.LogQuery) (io.ReadCloser, error) { return nil, errors.New("secret path /root/x") }
 	a := s.do("POST", logs, "").wantError(500, online.CodeInternalServerError, "")
-	if strings.Contains(a.body, "secret") || !strings.Contains(s.log.String(), a.header.Get("x-ms-request-id")) || !strings.Contains(s.log.String(), "secret path") {
+	if strings.Contains(a.body, "secret") || !strings.Contains(s.log.String(),
+		a.header.Get("x-ms-request-id")) || !strings.Contains(s.log.String(), "secret path") {
 		t.Errorf("an internal error: %s\nlog: %s", a.body, s.log.String())
 	}
 	s.logs = func(control.LogQuery) (io.ReadCloser, error) { panic("secret state") }

@@ -66,7 +66,8 @@ func (k assets) putContainer(c *call) error {
 	if err != nil {
 		return err
 	}
-	out, err := c.api.Control.PutContainer(c.r.Context(), c.caller, c.workspace(), k.kind(), c.r.PathValue("asset"), body.Domain(), m)
+	out, err := c.api.Control.PutContainer(c.r.Context(), c.caller, c.workspace(), k.kind(), c.r.PathValue("asset"),
+		body.Domain(), m)
 	if err != nil {
 		return err
 	}
@@ -79,7 +80,8 @@ func (k assets) deleteContainer(c *call) error {
 	if err != nil {
 		return err
 	}
-	found, err := c.api.Control.DeleteContainer(c.r.Context(), c.caller, c.workspace(), k.kind(), c.r.PathValue("asset"), m)
+	found, err := c.api.Control.DeleteContainer(c.r.Context(), c.caller, c.workspace(), k.kind(),
+		c.r.PathValue("asset"), m)
 	if err != nil {
 		return err
 	}
@@ -99,7 +101,8 @@ func (k assets) list(c *call) error {
 	if err != nil {
 		return err
 	}
-	l, err := c.api.Control.ListAssets(c.r.Context(), c.caller, c.workspace(), k.kind(), c.r.PathValue("asset"), c.r.URL.Query().Get("hash"), q)
+	l, err := c.api.Control.ListAssets(c.r.Context(), c.caller, c.workspace(), k.kind(), c.r.PathValue("asset"),
+		c.r.URL.Query().Get("hash"), q)
 	if err != nil {
 		return err
 	}
@@ -107,7 +110,8 @@ func (k assets) list(c *call) error {
 }
 
 func (k assets) get(c *call) error {
-	a, err := c.api.Control.GetAsset(c.r.Context(), c.caller, c.workspace(), k.kind(), c.r.PathValue("asset"), c.r.PathValue("version"))
+	a, err := c.api.Control.GetAsset(c.r.Context(), c.caller, c.workspace(), k.kind(), c.r.PathValue("asset"),
+		c.r.PathValue("version"))
 	if err != nil {
 		return err
 	}
@@ -128,7 +132,8 @@ func (k assets) put(c *call) error {
 	if err != nil {
 		return err
 	}
-	out, err := c.api.Control.PutAsset(c.r.Context(), c.caller, c.workspace(), k.kind(), c.r.PathValue("asset"), c.r.PathValue("version"),
+	out, err := c.api.Control.PutAsset(c.r.Context(), c.caller, c.workspace(), k.kind(), c.r.PathValue("asset"),
+		c.r.PathValue("version"),
 		control.PutAsset{Spec: spec, Match: m})
 	if err != nil {
 		return err
@@ -145,7 +150,8 @@ func (k assets) remove(c *call) error {
 	if err != nil {
 		return err
 	}
-	found, err := c.api.Control.DeleteAsset(c.r.Context(), c.caller, c.workspace(), k.kind(), c.r.PathValue("asset"), c.r.PathValue("version"), m)
+	found, err := c.api.Control.DeleteAsset(c.r.Context(), c.caller, c.workspace(), k.kind(), c.r.PathValue("asset"),
+		c.r.PathValue("version"), m)
 	if err != nil {
 		return err
 	}
@@ -163,11 +169,14 @@ func (k assets) startPendingUpload(c *call) error {
 	if err := c.decodeOptional(&body); err != nil {
 		return err
 	}
-	if t := body.PendingUploadType; t != "" && !strings.EqualFold(t, uploadTemporary) && !strings.EqualFold(t, uploadNone) {
-		return online.Errorf(online.CodeBadArgument, "pendingUploadType", "pendingUploadType %.40q is not one of None, TemporaryBlobReference", t)
+	if t := body.PendingUploadType; t != "" && !strings.EqualFold(t, uploadTemporary) && !strings.EqualFold(t,
+		uploadNone) {
+		return online.Errorf(online.CodeBadArgument, "pendingUploadType",
+			"pendingUploadType %.40q is not one of None, TemporaryBlobReference", t)
 	}
 	ws := c.workspace()
-	up, err := c.api.Control.StartPendingUpload(c.r.Context(), c.caller, ws, k.kind(), c.r.PathValue("asset"), c.r.PathValue("version"))
+	up, err := c.api.Control.StartPendingUpload(c.r.Context(), c.caller, ws, k.kind(), c.r.PathValue("asset"),
+		c.r.PathValue("version"))
 	if err != nil {
 		return err
 	}
@@ -175,7 +184,8 @@ func (k assets) startPendingUpload(c *call) error {
 	return c.json(http.StatusOK, arm.PendingUpload{
 		PendingUploadID: up.ID, PendingUploadType: uploadTemporary,
 		BlobReference: arm.BlobReference{BlobURI: uri,
-			StorageAccountARMID: arm.FormatID(online.ID{Workspace: ws, Kind: online.KindDatastore, Name: control.DatastoreName}),
-			Credential:          arm.BlobCredential{CredentialType: "SAS", SASURI: uri + "?" + up.Query}},
+			StorageAccountARMID: arm.FormatID(online.ID{Workspace: ws, Kind: online.KindDatastore,
+				Name: control.DatastoreName}),
+			Credential: arm.BlobCredential{CredentialType: "SAS", SASURI: uri + "?" + up.Query}},
 	})
 }

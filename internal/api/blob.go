@@ -119,7 +119,8 @@ func (b *blobCall) authorize(container string) error {
 
 func (b *blobCall) guard(container, name, permission string, do func() error) error {
 	if !b.admin && !b.grant.Allows(container, name, permission) {
-		return &blobError{http.StatusForbidden, "AuthorizationPermissionMismatch", "the signature does not allow this operation on this blob"}
+		return &blobError{http.StatusForbidden, "AuthorizationPermissionMismatch",
+			"the signature does not allow this operation on this blob"}
 	}
 	return do()
 }
@@ -131,7 +132,8 @@ func (b *blobCall) put(name string) error {
 	if b.r.ContentLength < 0 {
 		return &blobError{http.StatusLengthRequired, "MissingContentLengthHeader", "Content-Length is required"}
 	}
-	o := artifact.PutOptions{Size: b.r.ContentLength, MaxBytes: MaxPutBytes, ContentType: b.contentType(), Metadata: b.metadata()}
+	o := artifact.PutOptions{Size: b.r.ContentLength, MaxBytes: MaxPutBytes, ContentType: b.contentType(),
+		Metadata: b.metadata()}
 	var err error
 	if o.MD5, err = b.md5(); err != nil {
 		return err
@@ -171,7 +173,8 @@ func (b *blobCall) onlyNew(name string) (bool, error) {
 	if want := b.r.Header.Get("If-Match"); want != "" {
 		blob, err := b.api.Uploads.Stat(name)
 		if err != nil || want != "*" && want != blob.ETag {
-			return false, &blobError{http.StatusPreconditionFailed, "ConditionNotMet", "If-Match names another version of the blob"}
+			return false, &blobError{http.StatusPreconditionFailed, "ConditionNotMet",
+				"If-Match names another version of the blob"}
 		}
 	}
 	switch v := b.r.Header.Get("If-None-Match"); v {
@@ -206,7 +209,8 @@ func (b *blobCall) putBlock(name, id string) error {
 	if err != nil {
 		return err
 	}
-	err = b.api.Uploads.PutBlock(b.r.Context(), name, id, b.r.Body, artifact.BlockOptions{Size: b.r.ContentLength, MaxBytes: MaxBlockBytes, MD5: sum})
+	err = b.api.Uploads.PutBlock(b.r.Context(), name, id, b.r.Body, artifact.BlockOptions{Size: b.r.ContentLength,
+		MaxBytes: MaxBlockBytes, MD5: sum})
 	if err != nil {
 		return err
 	}
@@ -234,10 +238,12 @@ func (b *blobCall) commit(name string) error {
 	}
 	refs := make([]artifact.BlockRef, 0, len(list.Entries))
 	for _, e := range list.Entries {
-		from, ok := map[string]artifact.BlockSource{"Latest": artifact.BlockLatest, "Uncommitted": artifact.BlockUncommitted,
-			"Committed": artifact.BlockCommitted}[e.XMLName.Local]
+		from, ok := map[string]artifact.BlockSource{"Latest": artifact.BlockLatest,
+			"Uncommitted": artifact.BlockUncommitted,
+			"Committed":   artifact.BlockCommitted}[e.XMLName.Local]
 		if !ok {
-			return &blobError{http.StatusBadRequest, "InvalidXmlDocument", "a block list holds Latest, Committed and Uncommitted elements only"}
+			return &blobError{http.StatusBadRequest, "InvalidXmlDocument",
+				"a block list holds Latest, Committed and Uncommitted elements only"}
 		}
 		refs = append(refs, artifact.BlockRef{ID: strings.TrimSpace(e.ID), From: from})
 	}
@@ -358,7 +364,8 @@ func byteRange(r *http.Request, size int64) (first, length int64, partial bool, 
 		return 0, size, false, nil
 	}
 	if first >= size {
-		return 0, 0, false, &blobError{http.StatusRequestedRangeNotSatisfiable, "InvalidRange", "the range begins after the end of the blob"}
+		return 0, 0, false, &blobError{http.StatusRequestedRangeNotSatisfiable, "InvalidRange",
+			"the range begins after the end of the blob"}
 	}
 	last = min(last, size-1)
 	return first, last - first + 1, true, nil
@@ -461,15 +468,19 @@ func (b *blobCall) blobError(err error) *blobError {
 		return &blobError{http.StatusConflict, "BlobAlreadyExists", "the blob exists"}
 	case errors.Is(err, artifact.ErrFull):
 		b.api.Logger.Warn("no space for an upload", "request_id", b.requestID, "error", err)
-		return &blobError{http.StatusServiceUnavailable, "ServerBusy", "the server's disk is full; free space and try again"}
+		return &blobError{http.StatusServiceUnavailable, "ServerBusy",
+			"the server's disk is full; free space and try again"}
 	}
 	e, known := online.AsError(err)
 	if !known {
-		b.api.Logger.Error("blob request failed", "request_id", b.requestID, "method", b.r.Method, "path", b.r.URL.Path, "error", err)
-		return &blobError{http.StatusInternalServerError, "InternalError", "the server failed; its log tells more under the request id"}
+		b.api.Logger.Error("blob request failed", "request_id", b.requestID, "method", b.r.Method, "path", b.r.URL.Path,
+			"error", err)
+		return &blobError{http.StatusInternalServerError, "InternalError",
+			"the server failed; its log tells more under the request id"}
 	}
-	code := map[online.Code]string{online.CodeUnauthorized: "NoAuthenticationInformation", online.CodeForbidden: "AuthenticationFailed",
-		online.CodeTooLarge: "RequestBodyTooLarge"}[e.Code]
+	code := map[online.Code]string{online.CodeUnauthorized: "NoAuthenticationInformation",
+		online.CodeForbidden: "AuthenticationFailed",
+		online.CodeTooLarge:  "RequestBodyTooLarge"}[e.Code]
 	switch {
 	case e.Target == "Content-MD5":
 		code = "Md5Mismatch"

@@ -55,7 +55,8 @@ func TestBlobUpload(t *testing.T) {
 	if _, err := time.Parse("Mon, 02 Jan 2006 15:04:05 GMT", put.header.Get("Last-Modified")); err != nil {
 		t.Error(err)
 	}
-	s.blob("PUT", file, q, "other", "x-ms-blob-type", "BlockBlob", "If-None-Match", "*").wantBlobError(409, "BlobAlreadyExists")
+	s.blob("PUT", file, q, "other", "x-ms-blob-type", "BlockBlob", "If-None-Match", "*").wantBlobError(409,
+		"BlobAlreadyExists")
 	s.blob("PUT", file, q+"&comp=metadata", "", "x-ms-meta-upload_status", "completed", "x-ms-meta-Name", "c").want(200)
 	head := s.blob("HEAD", file, q, "").want(200)
 	if head.header.Get("x-ms-meta-upload_status") != "completed" || head.header.Get("x-ms-meta-name") != "c" || head.header.Get("Content-Length") != fmt.Sprint(len(text)) {
@@ -91,19 +92,24 @@ func TestBlobBlocks(t *testing.T) {
 	}
 	list.WriteString("</BlockList>")
 	s.blob("HEAD", file, q, "").want(404)
-	if a := s.blob("GET", file, q+"&comp=blocklist&blocklisttype=all", "").want(200); strings.Count(a.body, "<Size>4</Size>") != 3 {
+	if a := s.blob("GET", file, q+"&comp=blocklist&blocklisttype=all", "").want(200); strings.Count(a.body,
+		"<Size>4</Size>") != 3 {
 		t.Errorf("uncommitted blocks: %s", a.body)
 	}
-	s.blob("PUT", file, q+"&comp=blocklist", list.String(), "x-ms-meta-a", "b", "x-ms-blob-content-type", "application/x-thing").want(201)
+	s.blob("PUT", file, q+"&comp=blocklist", list.String(), "x-ms-meta-a", "b", "x-ms-blob-content-type",
+		"application/x-thing").want(201)
 	if a := s.blob("GET", file, q, "").want(200); a.body != "000011112222" || a.header.Get("x-ms-meta-a") != "b" || a.header.Get("Content-Type") != "application/x-thing" {
 		t.Errorf("%q %v", a.body, a.header)
 	}
-	for what, body := range map[string]string{"not XML": "garbage", "other element": "<BlockList><Oldest>x</Oldest></BlockList>", "other document": "<Blocks/>"} {
-		if a := s.blob("PUT", file, q+"&comp=blocklist", body); a.header.Get("x-ms-error-code") != "InvalidXmlDocument" || a.status != 400 {
+	for what, body := range map[string]string{"not XML": "garbage",
+		"other element": "<BlockList><Oldest>x</Oldest></BlockList>", "other document": "<Blocks/>"} {
+		if a := s.blob("PUT", file, q+"&comp=blocklist",
+			body); a.header.Get("x-ms-error-code") != "InvalidXmlDocument" || a.status != 400 {
 			t.Errorf("%s: %d %s", what, a.status, a.body)
 		}
 	}
-	if a := s.blob("PUT", file, q+"&comp=blocklist", "<BlockList><Latest>bm9uZQ==</Latest></BlockList>"); a.status != 400 {
+	if a := s.blob("PUT", file, q+"&comp=blocklist",
+		"<BlockList><Latest>bm9uZQ==</Latest></BlockList>"); a.status != 400 {
 		t.Errorf("a block that was never sent: %d %s", a.status, a.body)
 	}
 }
@@ -139,10 +145,12 @@ func TestBlobListing(t *testing.T) {
 	if strings.Join(names, ",") != "a/1,a/2,a/b/3,c,d e" || next != "" || strings.Count(body, "<k>v</k>") != 5 {
 		t.Errorf("all: %v %q %s", names, next, body)
 	}
-	if names, folders, _, _ := list("&delimiter=/"); strings.Join(names, ",") != "c,d e" || strings.Join(folders, ",") != "a/" {
+	if names, folders, _, _ := list("&delimiter=/"); strings.Join(names, ",") != "c,d e" || strings.Join(folders,
+		",") != "a/" {
 		t.Errorf("top: %v %v", names, folders)
 	}
-	if names, folders, _, _ := list("&delimiter=/&prefix=a/"); strings.Join(names, ",") != "a/1,a/2" || strings.Join(folders, ",") != "a/b/" {
+	if names, folders, _, _ := list("&delimiter=/&prefix=a/"); strings.Join(names,
+		",") != "a/1,a/2" || strings.Join(folders, ",") != "a/b/" {
 		t.Errorf("in a: %v %v", names, folders)
 	}
 	var all []string
@@ -193,7 +201,8 @@ func TestBadBlobRequests(t *testing.T) {
 		status                    int
 	}{
 		{"other type", "PUT", base + "/x", q, []string{"x-ms-blob-type", "PageBlob"}, 400},
-		{"wrong checksum", "PUT", base + "/x", q, []string{"x-ms-blob-type", "BlockBlob", "Content-MD5", "AAAAAAAAAAAAAAAAAAAAAA=="}, 400},
+		{"wrong checksum", "PUT", base + "/x", q, []string{"x-ms-blob-type", "BlockBlob", "Content-MD5",
+			"AAAAAAAAAAAAAAAAAAAAAA=="}, 400},
 		{"bad checksum", "PUT", base + "/x", q, []string{"x-ms-blob-type", "BlockBlob", "Content-MD5", "x"}, 400},
 		{"condition", "PUT", base + "/x", q, []string{"x-ms-blob-type", "BlockBlob", "If-None-Match", "\"1\""}, 400},
 		{"If-Match on nothing", "PUT", base + "/x", q, []string{"x-ms-blob-type", "BlockBlob", "If-Match", "*"}, 412},

@@ -63,7 +63,8 @@ type metadataPair struct {
 func (b *blobCall) list(container string, q url.Values) error {
 	prefix, delimiter := q.Get("prefix"), q.Get("delimiter")
 	if !b.admin && !b.grant.Allows(container, strings.TrimSuffix(prefix, "/"), "l") {
-		return &blobError{http.StatusForbidden, "AuthorizationPermissionMismatch", "the signature does not allow listing under this prefix"}
+		return &blobError{http.StatusForbidden, "AuthorizationPermissionMismatch",
+			"the signature does not allow listing under this prefix"}
 	}
 	most := maxBlobPage
 	if text := q.Get("maxresults"); text != "" {
@@ -73,12 +74,14 @@ func (b *blobCall) list(container string, q url.Values) error {
 		}
 		most = min(n, maxBlobPage)
 	}
-	out := listing{Service: b.base() + control.BlobPath, Container: container, Prefix: prefix, Marker: q.Get("marker"), Delimiter: delimiter}
+	out := listing{Service: b.base() + control.BlobPath, Container: container, Prefix: prefix, Marker: q.Get("marker"),
+		Delimiter: delimiter}
 	after := ""
 	if m := q.Get("marker"); m != "" {
 		name, bad := base64.RawURLEncoding.DecodeString(m)
 		if bad != nil {
-			return &blobError{http.StatusBadRequest, "InvalidQueryParameterValue", "the marker is not one that a listing gave"}
+			return &blobError{http.StatusBadRequest, "InvalidQueryParameterValue",
+				"the marker is not one that a listing gave"}
 		}
 		after = container + "/" + string(name)
 	}

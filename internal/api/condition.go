@@ -29,7 +29,8 @@ func (c *call) match() (control.Match, error) {
 	n, err := strconv.ParseInt(strings.Trim(v, `"`), 10, 64)
 	if err != nil || n < 1 || v != strconv.Quote(strconv.FormatInt(n, 10)) {
 		// Not one of ours, so it matches nothing that is in force.
-		return m, online.Errorf(online.CodePrecondition, "If-Match", "If-Match %.80q is not an ETag that this server gave", v)
+		return m, online.Errorf(online.CodePrecondition, "If-Match",
+			"If-Match %.80q is not an ETag that this server gave", v)
 	}
 	m.Revision = n
 	return m, nil

@@ -15,7 +15,8 @@ const (
 
 func (a *API) routeDeployments() {
 	a.route(deploymentsPath, methods{"GET": listDeployments})
-	a.route(deploymentPath, methods{"GET": getDeployment, "PUT": putDeployment, "PATCH": patchDeployment, "DELETE": deleteDeployment})
+	a.route(deploymentPath, methods{"GET": getDeployment, "PUT": putDeployment, "PATCH": patchDeployment,
+		"DELETE": deleteDeployment})
 	a.route(deploymentPath+"/getLogs", methods{"POST": getLogs})
 	a.route(deploymentPath+"/skus", methods{"GET": listSKUs})
 	a.route(deploymentPath+"/revisions", methods{"GET": listRevisions})
@@ -23,7 +24,8 @@ func (a *API) routeDeployments() {
 }
 
 func (c *call) deployment(d control.Deployment) arm.Deployment {
-	return arm.NewDeployment(d.Meta, d.Spec, d.Status, c.added(arm.PropertyDeploymentID, d.Meta.ID, d.LastOperation, d.Spec.Location))
+	return arm.NewDeployment(d.Meta, d.Spec, d.Status, c.added(arm.PropertyDeploymentID, d.Meta.ID, d.LastOperation,
+		d.Spec.Location))
 }
 
 func (c *call) names() (endpoint, deployment string) {
@@ -66,7 +68,8 @@ func putDeployment(c *call) error {
 		return err
 	}
 	endpoint, name := c.names()
-	out, err := c.api.Control.PutDeployment(c.r.Context(), c.caller, c.workspace(), endpoint, name, control.PutDeployment{Request: req, Match: m})
+	out, err := c.api.Control.PutDeployment(c.r.Context(), c.caller, c.workspace(), endpoint, name,
+		control.PutDeployment{Request: req, Match: m})
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,8 @@ const (
 
 func (a *API) routeEndpoints() {
 	a.route(endpointsPath, methods{"GET": listEndpoints})
-	a.route(endpointPath, methods{"GET": getEndpoint, "PUT": putEndpoint, "PATCH": patchEndpoint, "DELETE": deleteEndpoint})
+	a.route(endpointPath, methods{"GET": getEndpoint, "PUT": putEndpoint, "PATCH": patchEndpoint,
+		"DELETE": deleteEndpoint})
 	a.route(endpointPath+"/listKeys", methods{"POST": listKeys})
 	a.route(endpointPath+"/regenerateKeys", methods{"POST": regenerateKeys})
 	a.route(endpointPath+"/token", methods{"POST": token})
@@ -31,14 +32,16 @@ func (c *call) endpoint(e control.Endpoint) arm.Endpoint {
 	if e.Meta.State != online.StateCreating {
 		scoring, swagger = c.api.ScoringURI(name), c.api.SwaggerURI(name)
 	}
-	return arm.NewEndpoint(e.Meta, e.Spec, scoring, swagger, c.added(arm.PropertyEndpointID, e.Meta.ID, e.LastOperation, e.Spec.Location), e.Fault)
+	return arm.NewEndpoint(e.Meta, e.Spec, scoring, swagger, c.added(arm.PropertyEndpointID, e.Meta.ID, e.LastOperation,
+		e.Spec.Location), e.Fault)
 }
 
 // added are the properties that the service puts beside a person's own.
 func (c *call) added(idName string, id online.ID, operation, location string) map[string]string {
 	extra := map[string]string{idName: strings.ToLower(arm.FormatID(id))}
 	if operation != "" {
-		extra[arm.PropertyOperation] = c.operationURL(id.Workspace.Subscription, location, "mfeOperationsStatus", operation)
+		extra[arm.PropertyOperation] = c.operationURL(id.Workspace.Subscription, location, "mfeOperationsStatus",
+			operation)
 	}
 	return extra
 }
@@ -166,7 +169,8 @@ func regenerateKeys(c *call) error {
 	if err := c.decode(&body); err != nil {
 		return err
 	}
-	_, err := c.api.Control.RegenerateKey(c.r.Context(), c.caller, c.workspace(), c.r.PathValue("endpoint"), body.KeyKind(), online.Secret(body.KeyValue))
+	_, err := c.api.Control.RegenerateKey(c.r.Context(), c.caller, c.workspace(), c.r.PathValue("endpoint"),
+		body.KeyKind(), online.Secret(body.KeyValue))
 	if err != nil {
 		return err
 	}

@@ -52,7 +52,8 @@ func (tr *transcript) exchange(method, path, body string, header ...string) answ
 		fmt.Fprintf(&tr.text, ">\n%s\n", tr.stable(indent(body)))
 	}
 	fmt.Fprintf(&tr.text, "< %d\n", a.status)
-	for _, name := range []string{"Azure-Asyncoperation", "Location", "Retry-After", "Etag", "X-Ms-Error-Code", "X-Portico-Warning", "Www-Authenticate", "Allow"} {
+	for _, name := range []string{"Azure-Asyncoperation", "Location", "Retry-After", "Etag", "X-Ms-Error-Code",
+		"X-Portico-Warning", "Www-Authenticate", "Allow"} {
 		if v := a.header.Get(name); v != "" {
 			fmt.Fprintf(&tr.text, "< %s: %s\n", name, tr.stable(v))
 		}
@@ -119,17 +120,22 @@ func TestGoldenDeploymentStory(t *testing.T) {
 // TestGoldenAssetStory is the registration of a model.
 func TestGoldenAssetStory(t *testing.T) {
 	tr := &transcript{site: newSite(t), names: map[string]string{}}
-	up := tr.exchange("POST", wsPath+"/models/m/versions/1/startPendingUpload", `{"pendingUploadType":"TemporaryBlobReference"}`)
+	up := tr.exchange("POST", wsPath+"/models/m/versions/1/startPendingUpload",
+		`{"pendingUploadType":"TemporaryBlobReference"}`)
 	sas, _ := up.get("blobReferenceForConsumption.credential.sasUri").(string)
 	uri, _ := up.get("blobReferenceForConsumption.blobUri").(string)
 	base, query, _ := strings.Cut(sas, "?")
 	tr.do("PUT", base+"/src/model.pkl?"+query, "weights", "x-ms-blob-type", "BlockBlob").want(201)
-	tr.exchange("PUT", wsPath+"/models/m/versions/1", `{"properties":{"modelType":"custom_model","modelUri":"`+uri+`/src"}}`)
+	tr.exchange("PUT", wsPath+"/models/m/versions/1",
+		`{"properties":{"modelType":"custom_model","modelUri":"`+uri+`/src"}}`)
 	tr.exchange("GET", wsPath+"/models/m/versions", "")
 	tr.exchange("GET", wsPath+"/models/m", "")
-	tr.exchange("PUT", wsPath+"/environments/e/versions/1", `{"properties":{"image":"base:1","condaFile":"dependencies:\n- python=3.11\n"}}`)
-	tr.exchange("PUT", wsPath+"/environments/e/versions/1", `{"properties":{"condaFile":"dependencies:\n- python=3.12\n"}}`)
+	tr.exchange("PUT", wsPath+"/environments/e/versions/1",
+		`{"properties":{"image":"base:1","condaFile":"dependencies:\n- python=3.11\n"}}`)
+	tr.exchange("PUT", wsPath+"/environments/e/versions/1",
+		`{"properties":{"condaFile":"dependencies:\n- python=3.12\n"}}`)
 	tr.exchange("GET", wsPath+"/datastores", "")
-	tr.exchange("POST", wsPath+"/datastores/workspaceblobstore/listSecrets", `{"expirableSecret":true,"expireAfterHours":24}`)
+	tr.exchange("POST", wsPath+"/datastores/workspaceblobstore/listSecrets",
+		`{"expirableSecret":true,"expireAfterHours":24}`)
 	tr.golden("asset.http")
 }

@@ -66,7 +66,8 @@ func (s *site) Logs(_ context.Context, q control.LogQuery) (io.ReadCloser, error
 	return s.logs(q)
 }
 func (s *site) Query(endpoint string, since, until time.Time) telemetry.Summary {
-	return telemetry.Summary{Since: since, Until: until, Total: telemetry.Row{Endpoint: endpoint, Requests: 3}, Deployments: []telemetry.Row{}}
+	return telemetry.Summary{Since: since, Until: until, Total: telemetry.Row{Endpoint: endpoint, Requests: 3},
+		Deployments: []telemetry.Row{}}
 }
 
 func (s *site) tick() time.Time {
@@ -102,7 +103,8 @@ func newSite(t testing.TB) *site {
 	}
 	service, err := control.New(ctx, control.Config{Store: db, Artifacts: trees, Uploads: uploads,
 		Catalogue: online.Catalogue{Types: online.AzureTypes()}, Waker: s, Logs: s, Metrics: s,
-		Default: online.WorkspaceID{Subscription: "sub", ResourceGroup: "group", Name: "home"}, Location: "local", Now: s.tick, Logger: log})
+		Default: online.WorkspaceID{Subscription: "sub", ResourceGroup: "group",
+			Name: "home"}, Location: "local", Now: s.tick, Logger: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,9 +113,12 @@ func newSite(t testing.TB) *site {
 	s.api = New(Config{Control: service, Access: &who, Uploads: uploads,
 		ScoringURI: func(e string) string { return "https://score/endpoints/" + e + "/score" },
 		SwaggerURI: func(e string) string { return "https://score/endpoints/" + e + "/swagger.json" },
-		Metrics:    http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "portico_up 1\n") }),
-		Settings:   func() any { return map[string]string{"data_dir": "x"} },
-		Ready:      func() error { s.mu.Lock(); defer s.mu.Unlock(); return s.ready }, Logger: log})
+		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			_,
+				_ = io.WriteString(w, "portico_up 1\n")
+		}),
+		Settings: func() any { return map[string]string{"data_dir": "x"} },
+		Ready:    func() error { s.mu.Lock(); defer s.mu.Unlock(); return s.ready }, Logger: log})
 	s.Server = httptest.NewUnstartedServer(s.api)
 	s.Config = NewServer(s.api)
 	s.StartTLS()
@@ -255,11 +260,13 @@ func (s *site) assets() {
 		{"codes", "c", "codeUri", "score.py", "def init(): pass\ndef run(d): return d\n"},
 		{"models", "m", "modelUri", "model.pkl", "weights"},
 	} {
-		up := s.do("POST", wsPath+"/"+a.kind+"/"+a.name+"/versions/1/startPendingUpload", `{"pendingUploadType":"TemporaryBlobReference"}`).want(200)
+		up := s.do("POST", wsPath+"/"+a.kind+"/"+a.name+"/versions/1/startPendingUpload",
+			`{"pendingUploadType":"TemporaryBlobReference"}`).want(200)
 		sas, _ := up.get("blobReferenceForConsumption.credential.sasUri").(string)
 		uri, _ := up.get("blobReferenceForConsumption.blobUri").(string)
 		base, query, _ := strings.Cut(sas, "?")
-		s.do("PUT", base+"/src/"+a.file+"?"+query, a.text, "Authorization", "", "x-ms-blob-type", "BlockBlob", "If-None-Match", "*").want(201)
+		s.do("PUT", base+"/src/"+a.file+"?"+query, a.text, "Authorization", "", "x-ms-blob-type", "BlockBlob",
+			"If-None-Match", "*").want(201)
 		s.do("PUT", wsPath+"/"+a.kind+"/"+a.name+"/versions/1", `{"properties":{"`+a.field+`":"`+uri+`/src"}}`).want(201)
 	}
 	s.do("PUT", wsPath+"/environments/e/versions/1", `{"properties":{"requirements":"numpy"}}`).want(201)

@@ -49,7 +49,8 @@ func listActivities(c *call) error {
 			return online.Errorf(online.CodeBadArgument, "$top", "%.40q is not a number of entries", text)
 		}
 	}
-	all, err := c.api.Control.ListActivities(c.r.Context(), c.caller, c.workspace(), c.r.PathValue("endpoint"), since, until, limit)
+	all, err := c.api.Control.ListActivities(c.r.Context(), c.caller, c.workspace(), c.r.PathValue("endpoint"), since,
+		until, limit)
 	if err != nil {
 		return err
 	}

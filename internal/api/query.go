@@ -14,7 +14,8 @@ import (
 // listQuery reads the parameters of a listing; Azure spells them differently from one resource to the next.
 func (c *call) listQuery() (control.ListQuery, error) {
 	v := c.r.URL.Query()
-	q := control.ListQuery{Name: first(v, "name", "version"), Compute: v.Get("computeType"), Skip: first(v, "$skip", "$skipToken"),
+	q := control.ListQuery{Name: first(v, "name", "version"), Compute: v.Get("computeType"),
+		Skip: first(v, "$skip", "$skipToken"),
 		Tags: pairs(v.Get("tags")), Properties: pairs(v.Get("properties"))}
 	var err error
 	if q.OrderBy, err = control.ParseOrder(first(v, "$orderBy", "orderBy", "$orderby", "orderby")); err != nil {
@@ -25,7 +26,8 @@ func (c *call) listQuery() (control.ListQuery, error) {
 	}
 	for _, name := range []string{"description", "offset", "feed", "$filter"} {
 		if v.Get(name) != "" {
-			return q, online.Errorf(online.CodeNotImplemented, name, "the query parameter %s is not implemented yet; leave it out", name)
+			return q, online.Errorf(online.CodeNotImplemented, name,
+				"the query parameter %s is not implemented yet; leave it out", name)
 		}
 	}
 	if text := first(v, "$top", "count"); text != "" {
@@ -92,7 +94,8 @@ func (c *call) moment(name string) (time.Time, error) {
 	}
 	t, err := time.Parse(time.RFC3339, text)
 	if err != nil {
-		return t, online.Errorf(online.CodeBadArgument, name, "%.40q is neither a time (RFC 3339) nor a duration such as PT1H", text)
+		return t, online.Errorf(online.CodeBadArgument, name,
+			"%.40q is neither a time (RFC 3339) nor a duration such as PT1H", text)
 	}
 	return t, nil
 }

@@ -13,7 +13,8 @@ import (
 func (a *API) routeWorkspaces() {
 	a.route(subscriptionPath+"/providers/"+arm.Namespace+"/workspaces", methods{"GET": listWorkspaces})
 	a.route(workspacesPath, methods{"GET": listWorkspaces})
-	a.route(workspacePath, methods{"GET": getWorkspace, "PUT": putWorkspace, "PATCH": patchWorkspace, "DELETE": deleteWorkspace})
+	a.route(workspacePath, methods{"GET": getWorkspace, "PUT": putWorkspace, "PATCH": patchWorkspace,
+		"DELETE": deleteWorkspace})
 }
 
 func renderWorkspace(w control.Workspace) arm.Workspace { return arm.NewWorkspace(w.Meta, w.Spec) }
@@ -23,7 +24,8 @@ func listWorkspaces(c *call) error {
 	if err != nil {
 		return err
 	}
-	l, err := c.api.Control.ListWorkspaces(c.r.Context(), c.caller, c.r.PathValue("subscription"), c.r.PathValue("group"), q)
+	l, err := c.api.Control.ListWorkspaces(c.r.Context(), c.caller, c.r.PathValue("subscription"),
+		c.r.PathValue("group"), q)
 	if err != nil {
 		return err
 	}
@@ -105,7 +107,8 @@ const accountName = "portico"
 
 func (c *call) datastore(d control.Datastore) arm.Datastore {
 	host := strings.TrimPrefix(strings.TrimPrefix(c.base(), "https://"), "http://")
-	return arm.NewDatastore(d.Workspace, control.DatastoreName, accountName, d.Container, host+strings.TrimSuffix(control.BlobPath, "/"))
+	return arm.NewDatastore(d.Workspace, control.DatastoreName, accountName, d.Container,
+		host+strings.TrimSuffix(control.BlobPath, "/"))
 }
 
 func listDatastores(c *call) error {
@@ -129,7 +132,8 @@ func getDatastore(c *call) error {
 }
 
 func putDatastore(*call) error {
-	return online.Errorf(online.CodeNotImplemented, "", "other datastores than %s are not implemented yet; upload to that one", control.DatastoreName)
+	return online.Errorf(online.CodeNotImplemented, "",
+		"other datastores than %s are not implemented yet; upload to that one", control.DatastoreName)
 }
 
 func listSecrets(c *call) error {

@@ -20,11 +20,16 @@ func TestIDs(t *testing.T) {
 		text, kind string
 	}{
 		{ws.ID(), base, "Microsoft.MachineLearningServices/workspaces"},
-		{ws.Endpoint("Fraud"), base + "/onlineEndpoints/Fraud", "Microsoft.MachineLearningServices/workspaces/onlineEndpoints"},
-		{ws.Deployment("Fraud", "blue"), base + "/onlineEndpoints/Fraud/deployments/blue", "Microsoft.MachineLearningServices/workspaces/onlineEndpoints/deployments"},
-		{ws.Asset(online.KindModel, "m", "1"), base + "/models/m/versions/1", "Microsoft.MachineLearningServices/workspaces/models/versions"},
-		{ws.Asset(online.KindEnvironment, "", "e"), base + "/environments/e", "Microsoft.MachineLearningServices/workspaces/environments"},
-		{online.ID{Workspace: ws, Kind: online.KindDatastore, Name: "d"}, base + "/datastores/d", "Microsoft.MachineLearningServices/workspaces/datastores"},
+		{ws.Endpoint("Fraud"), base + "/onlineEndpoints/Fraud",
+			"Microsoft.MachineLearningServices/workspaces/onlineEndpoints"},
+		{ws.Deployment("Fraud", "blue"), base + "/onlineEndpoints/Fraud/deployments/blue",
+			"Microsoft.MachineLearningServices/workspaces/onlineEndpoints/deployments"},
+		{ws.Asset(online.KindModel, "m", "1"), base + "/models/m/versions/1",
+			"Microsoft.MachineLearningServices/workspaces/models/versions"},
+		{ws.Asset(online.KindEnvironment, "", "e"), base + "/environments/e",
+			"Microsoft.MachineLearningServices/workspaces/environments"},
+		{online.ID{Workspace: ws, Kind: online.KindDatastore, Name: "d"}, base + "/datastores/d",
+			"Microsoft.MachineLearningServices/workspaces/datastores"},
 	} {
 		if got := FormatID(c.id); got != c.text {
 			t.Errorf("FormatID gave %s, want %s", got, c.text)
@@ -36,12 +41,14 @@ func TestIDs(t *testing.T) {
 		if got, err := ParseID(c.text); err != nil || got != c.id {
 			t.Errorf("ParseID(%s) gave %+v, %v", c.text, got, err)
 		}
-		folded := strings.NewReplacer("resourceGroups", "RESOURCEGROUPS", "onlineEndpoints", "onlineendpoints", "workspaces", "Workspaces").Replace(c.text) + "/"
+		folded := strings.NewReplacer("resourceGroups", "RESOURCEGROUPS", "onlineEndpoints", "onlineendpoints",
+			"workspaces", "Workspaces").Replace(c.text) + "/"
 		if got, err := ParseID(folded); err != nil || !got.Same(c.id) {
 			t.Errorf("ParseID(%s) gave %+v, %v", folded, got, err)
 		}
 	}
-	for _, bad := range []string{"", "/", "x", base + "/", base + "/pipelines/x", base + "/onlineEndpoints", base + "//x", base[1:],
+	for _, bad := range []string{"", "/", "x", base + "/", base + "/pipelines/x", base + "/onlineEndpoints",
+		base + "//x", base[1:],
 		base + "/models/m/labels/latest", base + "/onlineEndpoints/a/deployments/b/c", strings.Repeat("/a", 5000)} {
 		if id, err := ParseID(bad); err == nil && bad != base+"/" {
 			t.Errorf("ParseID(%.60q) gave %+v", bad, id)
@@ -58,14 +65,17 @@ func TestReferences(t *testing.T) {
 		"AzureML:m@latest":                 {Workspace: ws, Kind: online.KindModel, Name: "m", Label: "latest"},
 		id + "/versions/1":                 {Workspace: other, Kind: online.KindModel, Name: "m", Version: "1"},
 		"azureml:" + id + "/labels/latest": {Workspace: other, Kind: online.KindModel, Name: "m", Label: "latest"},
-		"azureml://registries/azureml/models/m/versions/1":    {Registry: "azureml", Kind: online.KindModel, Name: "m", Version: "1"},
-		"azureml://registries/azureml/models/m/labels/latest": {Registry: "azureml", Kind: online.KindModel, Name: "m", Label: "latest"},
+		"azureml://registries/azureml/models/m/versions/1": {Registry: "azureml", Kind: online.KindModel, Name: "m",
+			Version: "1"},
+		"azureml://registries/azureml/models/m/labels/latest": {Registry: "azureml", Kind: online.KindModel, Name: "m",
+			Label: "latest"},
 	} {
 		if got, err := ParseReference(text, online.KindModel, ws, "f"); err != nil || got != want {
 			t.Errorf("%s: %+v, %v", text, got, err)
 		}
 	}
-	for _, bad := range []string{"", "m", "m:1", "azureml:", "azureml:m", "azureml:m:", "azureml::1", "azureml:m:1:2", "azureml:a b:1",
+	for _, bad := range []string{"", "m", "m:1", "azureml:", "azureml:m", "azureml:m:", "azureml::1", "azureml:m:1:2",
+		"azureml:a b:1",
 		"azureml://registries/azureml/environments/m/versions/1", "azureml://x", id, id + "/versions/", strings.Replace(id, "models", "codes", 1) + "/versions/1"} {
 		_, err := ParseReference(bad, online.KindModel, ws, "f")
 		if e, ok := online.AsError(err); !ok || e.Target != "f" || e.Code != online.CodeBadArgument {
@@ -85,7 +95,8 @@ func TestDurations(t *testing.T) {
 			t.Errorf("%s: %s, %v", text, got, err)
 		}
 	}
-	for _, bad := range []string{"", "P", "PT", "5S", "PT5", "P5", "PT5X", "P1Y", "P1M", "PT1S2M", "PT1S1S", "P1DT", "PT1.S", "PT.S", "PT--5S", "PT1.2.3S",
+	for _, bad := range []string{"", "P", "PT", "5S", "PT5", "P5", "PT5X", "P1Y", "P1M", "PT1S2M", "PT1S1S", "P1DT",
+		"PT1.S", "PT.S", "PT--5S", "PT1.2.3S",
 		"PTT5S", "P1S", "P1H", "PT1D", "PT99999999999999999999S", "P106752D", "PT1M ", strings.Repeat("P", 100)} {
 		if got, err := ParseDuration(bad); err == nil {
 			t.Errorf("%q was read as %s", bad, got)
@@ -116,16 +127,22 @@ func TestDecodeNamesWhatIsWrong(t *testing.T) {
 		{"an array", `[]`, online.CodeInvalidContent, "", "an array"},
 		{"null", `null`, online.CodeInvalidContent, "", "null"},
 		{"a name twice", `{"tags":{},"tags":{}}`, online.CodeInvalidContent, "", "twice"},
-		{"too deep", strings.Repeat(`{"a":`, 40) + "1" + strings.Repeat("}", 40), online.CodeInvalidContent, "", "deeper"},
+		{"too deep", strings.Repeat(`{"a":`, 40) + "1" + strings.Repeat("}", 40), online.CodeInvalidContent, "",
+			"deeper"},
 		{"twice with other case", `{"tags":{},"Tags":{}}`, online.CodeBadArgument, "tags", "twice"},
-		{"text for a number", `{"sku":{"capacity":"2"}}`, online.CodeBadArgument, "sku.capacity", "whole number, not a string"},
+		{"text for a number", `{"sku":{"capacity":"2"}}`, online.CodeBadArgument, "sku.capacity",
+			"whole number, not a string"},
 		{"half an instance", `{"sku":{"capacity":1.5}}`, online.CodeBadArgument, "sku.capacity", "whole number"},
 		{"a number for a text", `{"location":7}`, online.CodeBadArgument, "location", "string, not a number"},
 		{"an array for an object", `{"properties":[]}`, online.CodeBadArgument, "properties", "object, not an array"},
-		{"text for a switch", `{"properties":{"appInsightsEnabled":"yes"}}`, online.CodeBadArgument, "properties.appInsightsEnabled", "true or false"},
-		{"a bad duration", `{"properties":{"livenessProbe":{"period":"10"}}}`, online.CodeBadArgument, "properties.livenessProbe.period", "ISO-8601"},
-		{"a number as duration", `{"properties":{"livenessProbe":{"period":10}}}`, online.CodeBadArgument, "properties.livenessProbe.period", "string"},
-		{"a number as variable", `{"properties":{"environmentVariables":{"A":1}}}`, online.CodeBadArgument, "properties.environmentVariables.A", "string"},
+		{"text for a switch", `{"properties":{"appInsightsEnabled":"yes"}}`, online.CodeBadArgument,
+			"properties.appInsightsEnabled", "true or false"},
+		{"a bad duration", `{"properties":{"livenessProbe":{"period":"10"}}}`, online.CodeBadArgument,
+			"properties.livenessProbe.period", "ISO-8601"},
+		{"a number as duration", `{"properties":{"livenessProbe":{"period":10}}}`, online.CodeBadArgument,
+			"properties.livenessProbe.period", "string"},
+		{"a number as variable", `{"properties":{"environmentVariables":{"A":1}}}`, online.CodeBadArgument,
+			"properties.environmentVariables.A", "string"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			_, err := Decode([]byte(c.body), new(Deployment))
@@ -164,9 +181,11 @@ func TestDecodeIsLoose(t *testing.T) {
 func TestDomainRefusesWhatNothingActsOn(t *testing.T) {
 	for _, c := range []struct{ what, body, target string }{
 		{"encryption", `{"properties":{"encryption":{"keyVaultProperties":{}}}}`, "properties.encryption"},
-		{"secret stores", `{"properties":{"properties":{"enforce_access_to_default_secret_stores":"Enabled"}}}`, "properties.properties.enforce_access_to_default_secret_stores"},
+		{"secret stores", `{"properties":{"properties":{"enforce_access_to_default_secret_stores":"Enabled"}}}`,
+			"properties.properties.enforce_access_to_default_secret_stores"},
 		{"kind", `{"kind":"Kubernetes"}`, "kind"},
-		{"private endpoint", `{"properties":{"privateEndpointConnections":[{}]}}`, "properties.privateEndpointConnections"},
+		{"private endpoint", `{"properties":{"privateEndpointConnections":[{}]}}`,
+			"properties.privateEndpointConnections"},
 	} {
 		var e Endpoint
 		if _, err := Decode([]byte(c.body), &e); err != nil {
@@ -177,7 +196,8 @@ func TestDomainRefusesWhatNothingActsOn(t *testing.T) {
 		}
 	}
 	var e Endpoint
-	if _, err := Decode([]byte(`{"properties":{"encryption":{},"privateEndpointConnections":[],"keys":null}}`), &e); err != nil {
+	if _, err := Decode([]byte(`{"properties":{"encryption":{},"privateEndpointConnections":[],"keys":null}}`),
+		&e); err != nil {
 		t.Fatal(err)
 	}
 	if _, faults := e.Domain(); len(faults) != 0 {
@@ -188,20 +208,29 @@ func TestDomainRefusesWhatNothingActsOn(t *testing.T) {
 		code         online.Code
 	}{
 		{`{"sku":{"capacity":0}}`, "sku.capacity", online.CodeBadArgument},
-		{`{"properties":{"requestSettings":{"requestTimeout":"PT0S"}}}`, "properties.requestSettings.requestTimeout", online.CodeBadArgument},
-		{`{"properties":{"requestSettings":{"maxConcurrentRequestsPerInstance":0}}}`, "properties.requestSettings.maxConcurrentRequestsPerInstance", online.CodeBadArgument},
-		{`{"properties":{"readinessProbe":{"failureThreshold":0}}}`, "properties.readinessProbe.failureThreshold", online.CodeBadArgument},
+		{`{"properties":{"requestSettings":{"requestTimeout":"PT0S"}}}`, "properties.requestSettings.requestTimeout",
+			online.CodeBadArgument},
+		{`{"properties":{"requestSettings":{"maxConcurrentRequestsPerInstance":0}}}`,
+			"properties.requestSettings.maxConcurrentRequestsPerInstance", online.CodeBadArgument},
+		{`{"properties":{"readinessProbe":{"failureThreshold":0}}}`, "properties.readinessProbe.failureThreshold",
+			online.CodeBadArgument},
 		{`{"properties":{"startupProbe":{"period":"PT0S"}}}`, "properties.startupProbe.period", online.CodeBadArgument},
 		{`{"sku":{"name":"Big"}}`, "sku.name", online.CodeNotImplemented},
 		{`{"sku":{"name":"default","tier":"standard","size":"XL"}}`, "sku.size", online.CodeNotImplemented},
 		{`{"identity":{"type":"SystemAssigned"}}`, "identity", online.CodeNotImplemented},
 		{`{"kind":"K8S"}`, "kind", online.CodeNotImplemented},
-		{`{"properties":{"privateNetworkConnection":true}}`, "properties.privateNetworkConnection", online.CodeNotImplemented},
-		{`{"properties":{"scaleSettings":{"scaleType":"default","maxInstances":3}}}`, "properties.scaleSettings.maxInstances", online.CodeBadArgument},
-		{`{"properties":{"dataCollector":{"samplingRate":2}}}`, "properties.dataCollector.samplingRate", online.CodeBadArgument},
-		{`{"properties":{"dataCollector":{"rollingRate":"century"}}}`, "properties.dataCollector.rollingRate", online.CodeBadArgument},
-		{`{"properties":{"dataCollector":{"collections":{"c":{"dataCollectionMode":"sometimes"}}}}}`, "properties.dataCollector.collections.c.dataCollectionMode", online.CodeBadArgument},
-		{`{"properties":{"dataCollector":{"requestLogging":{"captureHeaders":["a"]}}}}`, "properties.dataCollector.requestLogging.captureHeaders", online.CodeNotImplemented},
+		{`{"properties":{"privateNetworkConnection":true}}`, "properties.privateNetworkConnection",
+			online.CodeNotImplemented},
+		{`{"properties":{"scaleSettings":{"scaleType":"default","maxInstances":3}}}`,
+			"properties.scaleSettings.maxInstances", online.CodeBadArgument},
+		{`{"properties":{"dataCollector":{"samplingRate":2}}}`, "properties.dataCollector.samplingRate",
+			online.CodeBadArgument},
+		{`{"properties":{"dataCollector":{"rollingRate":"century"}}}`, "properties.dataCollector.rollingRate",
+			online.CodeBadArgument},
+		{`{"properties":{"dataCollector":{"collections":{"c":{"dataCollectionMode":"sometimes"}}}}}`,
+			"properties.dataCollector.collections.c.dataCollectionMode", online.CodeBadArgument},
+		{`{"properties":{"dataCollector":{"requestLogging":{"captureHeaders":["a"]}}}}`,
+			"properties.dataCollector.requestLogging.captureHeaders", online.CodeNotImplemented},
 	} {
 		var d Deployment
 		if _, err := Decode([]byte(c.body), &d); err != nil {
@@ -221,9 +250,12 @@ func TestDomainRefusesWhatNothingActsOn(t *testing.T) {
 		{online.KindModel, `{"properties":{"stage":"Production"}}`, "properties.stage", online.CodeNotImplemented},
 		{online.KindModel, `{"properties":{"jobName":"j"}}`, "properties.jobName", online.CodeNotImplemented},
 		{online.KindEnvironment, `{"properties":{"osType":"windows"}}`, "properties.osType", online.CodeNotImplemented},
-		{online.KindEnvironment, `{"properties":{"build":{"contextUri":"x"}}}`, "properties.build", online.CodeNotImplemented},
-		{online.KindEnvironment, `{"properties":{"inferenceConfig":{"scoringRoute":{}}}}`, "properties.inferenceConfig", online.CodeNotImplemented},
-		{online.KindEnvironment, `{"properties":{"autoRebuild":"OnBaseImageUpdate"}}`, "properties.autoRebuild", online.CodeNotImplemented},
+		{online.KindEnvironment, `{"properties":{"build":{"contextUri":"x"}}}`, "properties.build",
+			online.CodeNotImplemented},
+		{online.KindEnvironment, `{"properties":{"inferenceConfig":{"scoringRoute":{}}}}`, "properties.inferenceConfig",
+			online.CodeNotImplemented},
+		{online.KindEnvironment, `{"properties":{"autoRebuild":"OnBaseImageUpdate"}}`, "properties.autoRebuild",
+			online.CodeNotImplemented},
 	} {
 		var a Asset
 		if _, err := Decode([]byte(c.body), &a); err != nil {
@@ -238,11 +270,13 @@ func TestDomainRefusesWhatNothingActsOn(t *testing.T) {
 // FuzzDecode looks for bodies that make the decoder panic, answer something else than an online.Error, or accept what
 // encoding/json would not.
 func FuzzDecode(f *testing.F) {
-	for _, seed := range []string{`{}`, `{"properties":{"traffic":{"blue":100}},"tags":null}`, `{"sku":{"capacity":1e0}}`, `[`, "\xff", `{"a":{"b":[1,{}]}}`} {
+	for _, seed := range []string{`{}`, `{"properties":{"traffic":{"blue":100}},"tags":null}`,
+		`{"sku":{"capacity":1e0}}`, `[`, "\xff", `{"a":{"b":[1,{}]}}`} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		for _, into := range []any{new(Endpoint), new(Deployment), new(Asset), new(AssetContainer), new(Workspace), new(EndpointPatch), new(DeploymentPatch)} {
+		for _, into := range []any{new(Endpoint), new(Deployment), new(Asset), new(AssetContainer), new(Workspace),
+			new(EndpointPatch), new(DeploymentPatch)} {
 			_, err := Decode(body, into)
 			if _, known := online.AsError(err); err != nil && !known {
 				t.Fatalf("%T: %v", into, err)
@@ -270,7 +304,8 @@ func FuzzDecode(f *testing.F) {
 
 // FuzzParse looks for texts that make the small parsers panic or disagree with their printers.
 func FuzzParse(f *testing.F) {
-	for _, seed := range []string{"PT5S", "P1DT0.5S", "azureml:m:1", "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w/models/m/versions/1"} {
+	for _, seed := range []string{"PT5S", "P1DT0.5S", "azureml:m:1",
+		"/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w/models/m/versions/1"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

@@ -137,7 +137,8 @@ func (a *Asset) Domain(kind online.Kind) (online.AssetSpec, []*online.Error) {
 
 func (p *AssetProperties) environment(spec *online.AssetSpec) []*online.Error {
 	osType := word(orDefault(p.OSType, osTypes[0]), osTypes...)
-	spec.Environment = &online.EnvironmentSpec{Image: p.Image, CondaFile: p.CondaFile, Requirements: p.Requirements, OSType: osType}
+	spec.Environment = &online.EnvironmentSpec{Image: p.Image, CondaFile: p.CondaFile, Requirements: p.Requirements,
+		OSType: osType}
 	faults := oneOf(nil, "properties.osType", osType, osTypes)
 	if osType == "Windows" {
 		faults = refuse(faults, refusal{true, "properties.osType"})
@@ -207,7 +208,8 @@ func NewAsset(m Meta, s online.AssetSpec) Asset {
 			}
 		}
 	}
-	return Asset{ID: FormatID(m.ID), Name: m.ID.Name, Type: TypeOf(m.ID), ETag: m.ETag, SystemData: m.systemData(), Properties: p}
+	return Asset{ID: FormatID(m.ID), Name: m.ID.Name, Type: TypeOf(m.ID), ETag: m.ETag, SystemData: m.systemData(),
+		Properties: p}
 }
 
 // Domain translates a container: only its words, tags and archived mark are a person's.

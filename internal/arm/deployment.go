@@ -233,7 +233,8 @@ func positive[N int | time.Duration](v *N, path string, faults []*online.Error) 
 		return 0, faults
 	}
 	if *v == 0 {
-		faults = append(faults, online.Errorf(online.CodeBadArgument, path, "0 is not allowed here; use at least 1, or leave the field out"))
+		faults = append(faults, online.Errorf(online.CodeBadArgument, path,
+			"0 is not allowed here; use at least 1, or leave the field out"))
 	}
 	return *v, faults
 }
@@ -315,7 +316,8 @@ func (c *DataCollector) domain(faults []*online.Error) (*online.DataCollector, [
 		}
 	}
 	if c.RequestLogging != nil {
-		faults = refuse(faults, refusal{c.RequestLogging.CaptureHeaders, "properties.dataCollector.requestLogging.captureHeaders"})
+		faults = refuse(faults, refusal{c.RequestLogging.CaptureHeaders,
+			"properties.dataCollector.requestLogging.captureHeaders"})
 	}
 	return out, faults
 }

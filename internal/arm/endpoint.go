@@ -95,18 +95,21 @@ func (e *Endpoint) Domain() (online.EndpointSpec, []*online.Error) {
 	}
 	faults := refuse(nil, refusal{p.Encryption, "properties.encryption"},
 		refusal{p.PrivateEndpoints, "properties.privateEndpointConnections"}, onlyKind(e.Kind, "Managed"),
-		refusal{Refused(strings.EqualFold(p.Properties[secretStores], "enabled")), "properties.properties." + secretStores})
+		refusal{Refused(strings.EqualFold(p.Properties[secretStores], "enabled")),
+			"properties.properties." + secretStores})
 	return spec, refuse(faults, e.SKU.refusals()...)
 }
 
 // Domain translates an identity.
 func (i *Identity) Domain() online.Identity {
-	return online.Identity{Type: word(i.Type, identityTypes...), UserAssigned: slices.Sorted(maps.Keys(i.UserAssignedIdentities))}
+	return online.Identity{Type: word(i.Type, identityTypes...),
+		UserAssigned: slices.Sorted(maps.Keys(i.UserAssignedIdentities))}
 }
 
 // NewEndpoint renders an endpoint. The URIs are empty while nobody can call them yet. extra are properties that
 // the service adds; fault is why the state is Failed.
-func NewEndpoint(m Meta, s online.EndpointSpec, scoringURI, swaggerURI string, extra map[string]string, fault *online.Error) Endpoint {
+func NewEndpoint(m Meta, s online.EndpointSpec, scoringURI, swaggerURI string, extra map[string]string,
+	fault *online.Error) Endpoint {
 	e := Endpoint{
 		ID: FormatID(m.ID), Name: m.ID.Name, Type: TypeOf(m.ID), ETag: m.ETag, Location: s.Location,
 		Tags: orEmpty(s.Tags), Kind: "Managed", SystemData: m.systemData(),

@@ -119,7 +119,8 @@ const (
 // back.
 func ownProperties(given map[string]string) map[string]string {
 	out := maps.Clone(given)
-	for _, name := range []string{PropertyOperation, PropertyEndpointID, PropertyDeploymentID, "createdBy", "createdAt", "lastModifiedAt"} {
+	for _, name := range []string{PropertyOperation, PropertyEndpointID, PropertyDeploymentID, "createdBy", "createdAt",
+		"lastModifiedAt"} {
 		delete(out, name)
 	}
 	return out
@@ -156,7 +157,8 @@ func NewErrorBody(e *online.Error, requestID string) ErrorBody {
 }
 
 func errorDetail(e *online.Error) ErrorDetail {
-	d := ErrorDetail{Code: string(e.Code), Message: e.Message, Details: []ErrorDetail{}, AdditionalInfo: []AdditionalInfo{}}
+	d := ErrorDetail{Code: string(e.Code), Message: e.Message, Details: []ErrorDetail{},
+		AdditionalInfo: []AdditionalInfo{}}
 	if e.Target != "" {
 		d.Target = &e.Target
 	}

@@ -41,7 +41,8 @@ var (
 )
 
 func metaOf(id online.ID, state online.ProvisioningState) Meta {
-	return Meta{ID: id, UID: "u-1", ETag: `"7"`, State: state, CreatedAt: noon, CreatedBy: "ada", UpdatedAt: noon.Add(time.Minute), UpdatedBy: "bob"}
+	return Meta{ID: id, UID: "u-1", ETag: `"7"`, State: state, CreatedAt: noon, CreatedBy: "ada",
+		UpdatedAt: noon.Add(time.Minute), UpdatedBy: "bob"}
 }
 
 func read(t *testing.T, name string, into any) {
@@ -66,8 +67,10 @@ func TestGoldenEndpoint(t *testing.T) {
 	}
 	spec.Default()
 	extra := map[string]string{PropertyEndpointID: "/subscriptions/s/..."}
-	golden(t, "endpoint.creating.json", NewEndpoint(metaOf(ws.Endpoint("fraud"), online.StateCreating), spec, "", "", extra, nil))
-	golden(t, "endpoint.failed.json", NewEndpoint(metaOf(ws.Endpoint("fraud"), online.StateFailed), spec, "https://h/endpoints/fraud/score",
+	golden(t, "endpoint.creating.json", NewEndpoint(metaOf(ws.Endpoint("fraud"), online.StateCreating), spec, "", "",
+		extra, nil))
+	golden(t, "endpoint.failed.json", NewEndpoint(metaOf(ws.Endpoint("fraud"), online.StateFailed), spec,
+		"https://h/endpoints/fraud/score",
 		"https://h/endpoints/fraud/swagger.json", extra, online.Errorf(online.CodeOutOfQuota, "", "no room")))
 }
 
@@ -84,9 +87,11 @@ func TestGoldenDeployment(t *testing.T) {
 	r.Spec.Code = &online.AssetRef{Workspace: ws, Kind: online.KindCode, Name: "c", Version: "1"}
 	r.Spec.Environment = &online.AssetRef{Workspace: ws, Kind: online.KindEnvironment, Name: "e", Version: "1"}
 	status := online.DeploymentStatus{ObservedGeneration: 1, State: online.StateFailed,
-		Error:     &online.Error{Code: online.CodeResourceNotReady, Message: "init raised ValueError"},
-		Stages:    []online.Stage{{Name: online.StageEnvironment, State: "Succeeded", Start: noon, End: noon.Add(time.Second)}, {Name: online.StageStart, State: "Failed", Detail: "exit 3"}},
-		Instances: []online.InstanceStatus{{ID: "i-1", Generation: 1, State: online.InstanceStarting, Restarts: 2, Reason: "init raised ValueError"}}}
+		Error: &online.Error{Code: online.CodeResourceNotReady, Message: "init raised ValueError"},
+		Stages: []online.Stage{{Name: online.StageEnvironment, State: "Succeeded", Start: noon,
+			End: noon.Add(time.Second)}, {Name: online.StageStart, State: "Failed", Detail: "exit 3"}},
+		Instances: []online.InstanceStatus{{ID: "i-1", Generation: 1, State: online.InstanceStarting, Restarts: 2,
+			Reason: "init raised ValueError"}}}
 	answer := NewDeployment(metaOf(ws.Deployment("fraud", "blue"), online.StateFailed), r.Spec, status, nil)
 	golden(t, "deployment.failed.json", answer)
 
@@ -106,14 +111,16 @@ func TestGoldenDeployment(t *testing.T) {
 	if len(faults) > 0 || string(was) != string(is) {
 		t.Errorf("sent back, the answer means\n%s\nand the request meant\n%s\n%v", is, was, faults)
 	}
-	golden(t, "revision.json", NewRevision(RevisionMeta{Number: 7, Generation: 1, UID: "u-1", At: noon, By: "ada", Why: "create", InForce: true}, r.Spec))
+	golden(t, "revision.json", NewRevision(RevisionMeta{Number: 7, Generation: 1, UID: "u-1", At: noon, By: "ada",
+		Why: "create", InForce: true}, r.Spec))
 }
 
 func TestGoldenAssets(t *testing.T) {
 	for _, c := range []struct {
 		kind online.Kind
 		name string
-	}{{online.KindModel, "model"}, {online.KindCode, "code"}, {online.KindEnvironment, "environment"}, {online.KindData, "data"}} {
+	}{{online.KindModel, "model"}, {online.KindCode, "code"}, {online.KindEnvironment, "environment"}, {online.KindData,
+		"data"}} {
 		var a Asset
 		read(t, c.name+".request.json", &a)
 		spec, faults := a.Domain(c.kind)
@@ -123,20 +130,27 @@ func TestGoldenAssets(t *testing.T) {
 		spec.Digest = map[bool]string{true: "sha256:0123"}[c.kind == online.KindModel || c.kind == online.KindCode]
 		golden(t, c.name+".json", NewAsset(metaOf(ws.Asset(c.kind, "x", "1"), online.StateSucceeded), spec))
 	}
-	golden(t, "container.json", NewAssetContainer(metaOf(ws.Asset(online.KindModel, "", "x"), online.StateSucceeded), online.AssetSpec{}, "9", NextVersion([]string{"9", "10", "v2"})))
+	golden(t, "container.json", NewAssetContainer(metaOf(ws.Asset(online.KindModel, "", "x"), online.StateSucceeded),
+		online.AssetSpec{}, "9", NextVersion([]string{"9", "10", "v2"})))
 }
 
 func TestGoldenRest(t *testing.T) {
-	golden(t, "workspace.json", NewWorkspace(metaOf(ws.ID(), online.StateSucceeded), online.WorkspaceSpec{Location: "local", Tags: map[string]string{"a": "b"}}))
-	golden(t, "datastore.json", NewDatastore(metaOf(ws.ID(), online.StateSucceeded), "workspaceblobstore", "portico", "azureml-blobstore-1", "h:8443/blobs"))
-	op := online.Operation{ID: "o-1", Target: ws.Deployment("fraud", "blue"), Action: "write", State: online.OperationRunning, Start: noon}
-	stages := []online.Stage{{Name: online.StageEnvironment, State: "Succeeded", Start: noon, End: noon}, {Name: online.StageStart, State: "InProgress", Start: noon}}
+	golden(t, "workspace.json", NewWorkspace(metaOf(ws.ID(), online.StateSucceeded),
+		online.WorkspaceSpec{Location: "local", Tags: map[string]string{"a": "b"}}))
+	golden(t, "datastore.json", NewDatastore(metaOf(ws.ID(), online.StateSucceeded), "workspaceblobstore", "portico",
+		"azureml-blobstore-1", "h:8443/blobs"))
+	op := online.Operation{ID: "o-1", Target: ws.Deployment("fraud", "blue"), Action: "write",
+		State: online.OperationRunning, Start: noon}
+	stages := []online.Stage{{Name: online.StageEnvironment, State: "Succeeded", Start: noon, End: noon},
+		{Name: online.StageStart, State: "InProgress", Start: noon}}
 	golden(t, "operation.running.json", NewOperationStatus("/path", &op, stages))
 	op.State, op.End = online.OperationFailed, noon.Add(time.Minute)
-	op.Error = &online.Error{Code: online.CodeBadArgument, Message: "2 fields are not valid", Details: []online.Error{{Code: online.CodeBadArgument, Message: "a", Target: "t"}}}
+	op.Error = &online.Error{Code: online.CodeBadArgument, Message: "2 fields are not valid",
+		Details: []online.Error{{Code: online.CodeBadArgument, Message: "a", Target: "t"}}}
 	golden(t, "operation.failed.json", NewOperationStatus("/path", &op, nil))
 	golden(t, "error.json", NewErrorBody(op.Error, "r-1"))
 	golden(t, "page.json", NewPage([]string{"a"}, "https://next"))
 	golden(t, "page.empty.json", NewPage[string](nil, ""))
-	golden(t, "activity.json", NewActivity(online.Activity{Time: noon, Principal: "ada", Action: TypeOf(ws.Endpoint("x")) + "/write", Target: ws.Endpoint("fraud"), Outcome: "Accepted"}))
+	golden(t, "activity.json", NewActivity(online.Activity{Time: noon, Principal: "ada",
+		Action: TypeOf(ws.Endpoint("x")) + "/write", Target: ws.Endpoint("fraud"), Outcome: "Accepted"}))
 }

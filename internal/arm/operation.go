@@ -39,7 +39,8 @@ func NewOperationStatus(id string, op *online.Operation, progress []online.Stage
 	s := OperationStatus{
 		ID: id, Name: op.ID, Status: string(op.State), StartTime: FormatTime(op.Start), EndTime: FormatTime(op.End),
 		PercentComplete: percent(op, progress),
-		Properties:      &OperationProperties{Action: op.Action, ResourceID: FormatID(op.Target), Stages: stages(progress)},
+		Properties: &OperationProperties{Action: op.Action, ResourceID: FormatID(op.Target),
+			Stages: stages(progress)},
 	}
 	if op.Error != nil {
 		d := errorDetail(op.Error)
@@ -52,7 +53,8 @@ func NewOperationStatus(id string, op *online.Operation, progress []online.Stage
 func stages(progress []online.Stage) []Stage {
 	var out []Stage
 	for _, s := range progress {
-		out = append(out, Stage{Name: s.Name, State: s.State, Detail: s.Detail, StartTime: optionalTime(s.Start), EndTime: optionalTime(s.End)})
+		out = append(out, Stage{Name: s.Name, State: s.State, Detail: s.Detail, StartTime: optionalTime(s.Start),
+			EndTime: optionalTime(s.End)})
 	}
 	return out
 }

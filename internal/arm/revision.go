@@ -43,8 +43,9 @@ func NewRevision(m RevisionMeta, s online.DeploymentSpec) Revision {
 		hidden[name] = online.Secret(value.String())
 	}
 	s.EnvironmentVariables = hidden
-	return Revision{Revision: m.Number, Generation: m.Generation, UID: m.UID, CreatedAt: FormatTime(m.At), CreatedBy: m.By,
-		Reason: m.Why, InForce: m.InForce, Tags: orEmpty(s.Tags), SKU: deploymentSKU(s),
+	return Revision{Revision: m.Number, Generation: m.Generation, UID: m.UID, CreatedAt: FormatTime(m.At),
+		CreatedBy: m.By,
+		Reason:    m.Why, InForce: m.InForce, Tags: orEmpty(s.Tags), SKU: deploymentSKU(s),
 		Properties: deploymentProperties(s)}
 }
 

@@ -65,13 +65,15 @@ func (w *Workspace) Domain() (online.WorkspaceSpec, []*online.Error) {
 		refusal{p.ServerlessCompute, "properties.serverlessComputeSettings"},
 		refusal{p.FeatureStoreSettings, "properties.featureStoreSettings"})
 	faults = refuse(faults, onlyKind(w.Kind, "Default"),
-		refusal{Refused(w.Identity != nil && len(w.Identity.UserAssignedIdentities) > 0), "identity.userAssignedIdentities"})
+		refusal{Refused(w.Identity != nil && len(w.Identity.UserAssignedIdentities) > 0),
+			"identity.userAssignedIdentities"})
 	if a := word(p.PublicNetworkAccess, access...); a == "Disabled" {
 		faults = refuse(faults, refusal{true, "properties.publicNetworkAccess"})
 	} else if a != "" {
 		faults = oneOf(faults, "properties.publicNetworkAccess", a, access)
 	}
-	return online.WorkspaceSpec{Location: w.Location, FriendlyName: p.FriendlyName, Description: p.Description, Tags: w.Tags}, faults
+	return online.WorkspaceSpec{Location: w.Location, FriendlyName: p.FriendlyName, Description: p.Description,
+		Tags: w.Tags}, faults
 }
 
 // NewWorkspace renders a workspace.
@@ -80,7 +82,8 @@ func NewWorkspace(m Meta, s online.WorkspaceSpec) Workspace {
 		ID: FormatID(m.ID), Name: m.ID.Workspace.Name, Type: TypeOf(m.ID), ETag: m.ETag, Location: s.Location,
 		Tags: orEmpty(s.Tags), Kind: "Default", SystemData: m.systemData(),
 		Identity: &Identity{Type: "SystemAssigned", PrincipalID: m.UID}, SKU: &SKU{Name: "Basic", Tier: "Basic"},
-		Properties: WorkspaceProperties{FriendlyName: orDefault(s.FriendlyName, m.ID.Workspace.Name), Description: s.Description,
+		Properties: WorkspaceProperties{FriendlyName: orDefault(s.FriendlyName, m.ID.Workspace.Name),
+			Description: s.Description,
 			WorkspaceID: m.UID, ProvisioningState: string(m.State), PublicNetworkAccess: "Enabled"},
 	}
 }

@@ -37,7 +37,8 @@ type PutAsset struct {
 
 // PutAsset registers a version, or changes the words, tags and archived mark of one that exists. The content of a
 // version never changes: another one under the same number is a Conflict, the same one is accepted again.
-func (s *Service) PutAsset(ctx context.Context, c Caller, w online.WorkspaceID, kind online.Kind, name, version string, in PutAsset) (Accepted[Asset], error) {
+func (s *Service) PutAsset(ctx context.Context, c Caller, w online.WorkspaceID, kind online.Kind, name, version string,
+	in PutAsset) (Accepted[Asset], error) {
 	id := w.Asset(kind, name, version)
 	notes, err := s.checkAsset(ctx, c, id, &in.Spec)
 	if err != nil {
@@ -75,7 +76,8 @@ func (s *Service) PutAsset(ctx context.Context, c Caller, w online.WorkspaceID, 
 		if err := s.note(tx, c, id, "write", succeeded, "", now); err != nil {
 			return err
 		}
-		out = Accepted[Asset]{Resource: Asset{Meta: meta(stored, online.StateSucceeded), Spec: spec}, Created: rec == nil, Notes: notes}
+		out = Accepted[Asset]{Resource: Asset{Meta: meta(stored, online.StateSucceeded), Spec: spec},
+			Created: rec == nil, Notes: notes}
 		return nil
 	})
 	if err == nil {
@@ -85,7 +87,8 @@ func (s *Service) PutAsset(ctx context.Context, c Caller, w online.WorkspaceID, 
 }
 
 // checkAsset validates all that does not need the content.
-func (s *Service) checkAsset(ctx context.Context, c Caller, id online.ID, spec *online.AssetSpec) (notes []string, err error) {
+func (s *Service) checkAsset(ctx context.Context, c Caller, id online.ID,
+	spec *online.AssetSpec) (notes []string, err error) {
 	var faults []*online.Error
 	if f := online.CheckAssetName("name", id.Parent, "name"); f != nil {
 		faults = append(faults, f)
@@ -115,7 +118,8 @@ func (s *Service) checkAsset(ctx context.Context, c Caller, id online.ID, spec *
 // checkEnvironmentSpec says why an environment can never be built, and what a build will not honour.
 func checkEnvironmentSpec(e *online.EnvironmentSpec) (notes []string, fault *online.Error) {
 	if e.Image == "" && e.CondaFile == "" && e.Requirements == "" {
-		return nil, online.Errorf(online.CodeBadArgument, "properties", "an environment needs a condaFile, requirements or an image")
+		return nil, online.Errorf(online.CodeBadArgument, "properties",
+			"an environment needs a condaFile, requirements or an image")
 	}
 	notes, err := environment.Check(*e)
 	if err != nil {
@@ -180,7 +184,8 @@ func equalContent(a, b *online.AssetSpec) bool {
 }
 
 // storeAsset writes a version, and its container with the first one. An unchanged version is left alone.
-func (s *Service) storeAsset(tx store.Tx, c Caller, id online.ID, spec *online.AssetSpec, rec *store.Record, why string) (*store.Record, error) {
+func (s *Service) storeAsset(tx store.Tx, c Caller, id online.ID, spec *online.AssetSpec, rec *store.Record,
+	why string) (*store.Record, error) {
 	now := s.now()
 	container := id.Workspace.Asset(id.Kind, "", id.Parent)
 	known, err := find(tx, container)
@@ -188,7 +193,8 @@ func (s *Service) storeAsset(tx store.Tx, c Caller, id online.ID, spec *online.A
 		return nil, err
 	}
 	if known == nil {
-		if _, err := putJSON(tx, c, container, online.AssetSpec{DataType: dataTypeOf(spec, id.Kind)}, "create", now); err != nil {
+		if _, err := putJSON(tx, c, container, online.AssetSpec{DataType: dataTypeOf(spec, id.Kind)}, "create",
+			now); err != nil {
 			return nil, err
 		}
 	}
@@ -222,7 +228,8 @@ func putJSON(tx store.Tx, c Caller, id online.ID, spec any, why string, now time
 }
 
 // GetAsset reads a version.
-func (s *Service) GetAsset(ctx context.Context, c Caller, w online.WorkspaceID, kind online.Kind, name, version string) (out Asset, err error) {
+func (s *Service) GetAsset(ctx context.Context, c Caller, w online.WorkspaceID, kind online.Kind,
+	name, version string) (out Asset, err error) {
 	err = s.view(ctx, c, func(r store.Reader) error {
 		rec, err := must(r, w.Asset(kind, name, version))
 		if err != nil {
@@ -244,7 +251,8 @@ func readAsset(rec *store.Record) (Asset, error) {
 
 // ListAssets lists the versions of an asset. hash selects by the client's own digest of the content, which the
 // Python SDK keeps as property hash_sha256; empty selects all.
-func (s *Service) ListAssets(ctx context.Context, c Caller, w online.WorkspaceID, kind online.Kind, name, hash string, q ListQuery) (out Listing[Asset], err error) {
+func (s *Service) ListAssets(ctx context.Context, c Caller, w online.WorkspaceID, kind online.Kind, name, hash string,
+	q ListQuery) (out Listing[Asset], err error) {
 	if hash != "" {
 		q.Properties = maps.Clone(q.Properties)
 		if q.Properties == nil {
@@ -297,7 +305,8 @@ func later(a, b *store.Asset) bool {
 
 // DeleteAsset removes a version. It is refused while a deployment names it. Nothing to delete is no error; the
 // answer says whether there was something.
-func (s *Service) DeleteAsset(ctx context.Context, c Caller, w online.WorkspaceID, kind online.Kind, name, version string, m Match) (found bool, err error) {
+func (s *Service) DeleteAsset(ctx context.Context, c Caller, w online.WorkspaceID, kind online.Kind,
+	name, version string, m Match) (found bool, err error) {
 	id := w.Asset(kind, name, version)
 	now := s.now()
 	err = s.update(ctx, c, func(tx store.Tx) error {
@@ -339,7 +348,8 @@ func (s *Service) removeAssets(tx store.Tx, c Caller, recs []*store.Record, now 
 
 // assetUsers says which deployment uses an asset version, by the version's key.
 func assetUsers(r store.Reader) (map[string]string, error) {
-	all, err := store.List[online.DeploymentSpec, online.DeploymentStatus](r, kindPrefix(online.KindDeployment), store.Page{})
+	all, err := store.List[online.DeploymentSpec, online.DeploymentStatus](r, kindPrefix(online.KindDeployment),
+		store.Page{})
 	if err != nil {
 		return nil, fmt.Errorf("list deployments: %w", err)
 	}
@@ -355,7 +365,8 @@ func assetUsers(r store.Reader) (map[string]string, error) {
 }
 
 // PutContainer makes a container, or changes its words, tags and archived mark.
-func (s *Service) PutContainer(ctx context.Context, c Caller, w online.WorkspaceID, kind online.Kind, name string, spec online.AssetSpec, m Match) (out Accepted[Container], err error) {
+func (s *Service) PutContainer(ctx context.Context, c Caller, w online.WorkspaceID, kind online.Kind, name string,
+	spec online.AssetSpec, m Match) (out Accepted[Container], err error) {
 	id := w.Asset(kind, "", name)
 	faults := checkWords(spec.Description, spec.Tags, spec.Properties, "properties.tags")
 	if f := online.CheckAssetName("name", name, "name"); f != nil {
@@ -400,7 +411,8 @@ func (s *Service) PutContainer(ctx context.Context, c Caller, w online.Workspace
 }
 
 // GetContainer reads a container.
-func (s *Service) GetContainer(ctx context.Context, c Caller, w online.WorkspaceID, kind online.Kind, name string) (out Container, err error) {
+func (s *Service) GetContainer(ctx context.Context, c Caller, w online.WorkspaceID, kind online.Kind,
+	name string) (out Container, err error) {
 	err = s.view(ctx, c, func(r store.Reader) error {
 		rec, err := must(r, w.Asset(kind, "", name))
 		if err != nil {
@@ -453,7 +465,8 @@ func nextVersion(r store.Reader, container online.ID, names []string) (string, e
 }
 
 // ListContainers lists the assets of a kind.
-func (s *Service) ListContainers(ctx context.Context, c Caller, w online.WorkspaceID, kind online.Kind, q ListQuery) (out Listing[Container], err error) {
+func (s *Service) ListContainers(ctx context.Context, c Caller, w online.WorkspaceID, kind online.Kind,
+	q ListQuery) (out Listing[Container], err error) {
 	err = s.view(ctx, c, func(r store.Reader) error {
 		if _, err := workspace(r, w); err != nil {
 			return err
@@ -465,7 +478,8 @@ func (s *Service) ListContainers(ctx context.Context, c Caller, w online.Workspa
 		recs = slices.DeleteFunc(recs, func(rec *store.Record) bool { return rec.ID.Parent != "" })
 		out, err = listing(recs, q, func(rec *store.Record) (Container, error) { return readContainer(r, rec) },
 			func(a *Container) described {
-				return described{meta: a.Meta, tags: a.Spec.Tags, properties: a.Spec.Properties, archived: a.Spec.IsArchived}
+				return described{meta: a.Meta, tags: a.Spec.Tags, properties: a.Spec.Properties,
+					archived: a.Spec.IsArchived}
 			})
 		return err
 	})
@@ -473,7 +487,8 @@ func (s *Service) ListContainers(ctx context.Context, c Caller, w online.Workspa
 }
 
 // DeleteContainer removes an asset with all its versions. It is refused while a deployment names one of them.
-func (s *Service) DeleteContainer(ctx context.Context, c Caller, w online.WorkspaceID, kind online.Kind, name string, m Match) (found bool, err error) {
+func (s *Service) DeleteContainer(ctx context.Context, c Caller, w online.WorkspaceID, kind online.Kind, name string,
+	m Match) (found bool, err error) {
 	id := w.Asset(kind, "", name)
 	now := s.now()
 	err = s.update(ctx, c, func(tx store.Tx) error {

@@ -18,19 +18,24 @@ func TestAssetVersionsNeverChange(t *testing.T) {
 	uri := b.upload(online.KindModel, files)
 	out := b.register(online.KindModel, "m", "1", online.AssetSpec{URI: uri + "?sig=secret", DataType: "custom_model"})
 	a := out.Resource
-	if !out.Created || !strings.HasPrefix(a.Spec.Digest, "sha256:") || a.Spec.Path != "src" || a.Spec.IsFile || strings.Contains(a.Spec.URI, "sig") {
+	if !out.Created || !strings.HasPrefix(a.Spec.Digest,
+		"sha256:") || a.Spec.Path != "src" || a.Spec.IsFile || strings.Contains(a.Spec.URI, "sig") {
 		t.Fatalf("registered %+v", a.Spec)
 	}
-	if left := b.Uploads.List(strings.Split(strings.TrimPrefix(uri, "https://host:8443/blobs/"), "/")[0]+"/", "", 10); len(left) != 0 {
+	if left := b.Uploads.List(strings.Split(strings.TrimPrefix(uri, "https://host:8443/blobs/"), "/")[0]+"/", "",
+		10); len(left) != 0 {
 		t.Errorf("the upload still holds %v", left)
 	}
 	// The same address again, though the upload is gone: a lost answer may be asked for again.
-	if again := b.register(online.KindModel, "m", "1", online.AssetSpec{URI: uri, DataType: "custom_model"}); again.Created || again.Resource.Meta.ETag != a.Meta.ETag {
+	if again := b.register(online.KindModel, "m", "1", online.AssetSpec{URI: uri,
+		DataType: "custom_model"}); again.Created || again.Resource.Meta.ETag != a.Meta.ETag {
 		t.Errorf("repeated: %+v", again)
 	}
 	// The same content from elsewhere is the same version.
-	b.register(online.KindModel, "m", "1", online.AssetSpec{URI: b.upload(online.KindModel, files), DataType: "custom_model"})
-	other := online.AssetSpec{URI: b.upload(online.KindModel, map[string]string{"model.pkl": "others"}), DataType: "custom_model"}
+	b.register(online.KindModel, "m", "1", online.AssetSpec{URI: b.upload(online.KindModel, files),
+		DataType: "custom_model"})
+	other := online.AssetSpec{URI: b.upload(online.KindModel, map[string]string{"model.pkl": "others"}),
+		DataType: "custom_model"}
 	_, err := b.PutAsset(ctx, admin, home, online.KindModel, "m", "1", PutAsset{Spec: other})
 	if !online.IsCode(err, online.CodeConflict) {
 		t.Errorf("other content: %v", err)
@@ -38,7 +43,8 @@ func TestAssetVersionsNeverChange(t *testing.T) {
 	// Words and the archived mark may change.
 	words := a.Spec
 	words.Description, words.IsArchived, words.Tags = "old", true, map[string]string{"k": "v"}
-	if out := b.register(online.KindModel, "m", "1", words); out.Resource.Spec.Description != "old" || out.Resource.Spec.Digest != a.Spec.Digest {
+	if out := b.register(online.KindModel, "m", "1",
+		words); out.Resource.Spec.Description != "old" || out.Resource.Spec.Digest != a.Spec.Digest {
 		t.Errorf("changed words: %+v", out.Resource.Spec)
 	}
 	// Not even after deletion can the number mean something else.
@@ -46,13 +52,15 @@ func TestAssetVersionsNeverChange(t *testing.T) {
 		t.Fatal(found, err)
 	}
 	other.URI = b.upload(online.KindModel, map[string]string{"model.pkl": "others"})
-	if _, err = b.PutAsset(ctx, admin, home, online.KindModel, "m", "1", PutAsset{Spec: other}); !online.IsCode(err, online.CodeConflict) {
+	if _, err = b.PutAsset(ctx, admin, home, online.KindModel, "m", "1", PutAsset{Spec: other}); !online.IsCode(err,
+		online.CodeConflict) {
 		t.Errorf("other content after deletion: %v", err)
 	}
 	if c, err := b.GetContainer(ctx, admin, home, online.KindModel, "m"); err != nil || c.Next != "2" || c.Latest != "" {
 		t.Errorf("container %+v, %v", c, err)
 	}
-	b.register(online.KindModel, "m", "1", online.AssetSpec{URI: b.upload(online.KindModel, files), DataType: "custom_model"})
+	b.register(online.KindModel, "m", "1", online.AssetSpec{URI: b.upload(online.KindModel, files),
+		DataType: "custom_model"})
 }
 
 func TestBadAssets(t *testing.T) {
@@ -76,17 +84,26 @@ func TestBadAssets(t *testing.T) {
 		target, part  string
 	}{
 		{"no location", online.KindModel, "m", "1", online.AssetSpec{}, "properties.modelUri", "required"},
-		{"a file here", online.KindModel, "m", "1", online.AssetSpec{URI: "file:///etc/passwd"}, "properties.modelUri", "this server can read"},
-		{"elsewhere", online.KindModel, "m", "1", online.AssetSpec{URI: "https://example.org/x"}, "properties.modelUri", "not a location on this server"},
-		{"nothing there", online.KindModel, "m", "1", online.AssetSpec{URI: "azureml://datastores/workspaceblobstore/paths/LocalUpload/x"}, "properties.modelUri", "nothing was uploaded"},
-		{"climbing", online.KindModel, "m", "1", online.AssetSpec{URI: "azureml://datastores/workspaceblobstore/paths/../x"}, "properties.modelUri", "invalid path"},
-		{"other datastore", online.KindModel, "m", "1", online.AssetSpec{URI: "azureml://datastores/mine/paths/x"}, "properties.modelUri", "datastore"},
-		{"other workspace's upload", online.KindModel, "m", "1", online.AssetSpec{URI: "https://h" + BlobPath + foreign.Container + "/src"}, "properties.modelUri", "this workspace"},
-		{"code that is a file", online.KindCode, "c", "1", online.AssetSpec{URI: one + "/score.py"}, "properties.codeUri", "folder"},
+		{"a file here", online.KindModel, "m", "1", online.AssetSpec{URI: "file:///etc/passwd"}, "properties.modelUri",
+			"this server can read"},
+		{"elsewhere", online.KindModel, "m", "1", online.AssetSpec{URI: "https://example.org/x"}, "properties.modelUri",
+			"not a location on this server"},
+		{"nothing there", online.KindModel, "m", "1",
+			online.AssetSpec{URI: "azureml://datastores/workspaceblobstore/paths/LocalUpload/x"}, "properties.modelUri", "nothing was uploaded"},
+		{"climbing", online.KindModel, "m", "1",
+			online.AssetSpec{URI: "azureml://datastores/workspaceblobstore/paths/../x"}, "properties.modelUri", "invalid path"},
+		{"other datastore", online.KindModel, "m", "1", online.AssetSpec{URI: "azureml://datastores/mine/paths/x"},
+			"properties.modelUri", "datastore"},
+		{"other workspace's upload", online.KindModel, "m", "1",
+			online.AssetSpec{URI: "https://h" + BlobPath + foreign.Container + "/src"}, "properties.modelUri", "this workspace"},
+		{"code that is a file", online.KindCode, "c", "1", online.AssetSpec{URI: one + "/score.py"},
+			"properties.codeUri", "folder"},
 		{"bad name", online.KindModel, "a/b", "1", online.AssetSpec{URI: one}, "name", "a/b"},
 		{"bad version", online.KindModel, "m", "1 2", online.AssetSpec{URI: one}, "version", "1 2"},
-		{"empty environment", online.KindEnvironment, "e", "1", online.AssetSpec{Environment: &online.EnvironmentSpec{}}, "properties", "condaFile"},
-		{"bad conda file", online.KindEnvironment, "e", "1", online.AssetSpec{Environment: &online.EnvironmentSpec{CondaFile: "- ]"}}, "properties.condaFile", "YAML"},
+		{"empty environment", online.KindEnvironment, "e", "1",
+			online.AssetSpec{Environment: &online.EnvironmentSpec{}}, "properties", "condaFile"},
+		{"bad conda file", online.KindEnvironment, "e", "1",
+			online.AssetSpec{Environment: &online.EnvironmentSpec{CondaFile: "- ]"}}, "properties.condaFile", "YAML"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			_, err := b.PutAsset(ctx, admin, home, c.kind, c.name, c.version, PutAsset{Spec: c.spec})
@@ -105,7 +122,8 @@ func TestDatastoreUploadIsKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.Uploads.Put(ctx, d.Container+"/LocalUpload/h/model.pkl", strings.NewReader("w"), artifact.PutOptions{Size: 1, MaxBytes: 9}); err != nil {
+	if _, err := b.Uploads.Put(ctx, d.Container+"/LocalUpload/h/model.pkl", strings.NewReader("w"),
+		artifact.PutOptions{Size: 1, MaxBytes: 9}); err != nil {
 		t.Fatal(err)
 	}
 	const uri = "azureml://subscriptions/SUB/resourcegroups/group/workspaces/home/datastores/workspaceblobstore/paths/LocalUpload/h/model.pkl"
@@ -137,7 +155,8 @@ func TestGrants(t *testing.T) {
 	}
 	same := func(url.Values) {}
 	g, err := verify(b.Service, same, up.Container)
-	if err != nil || !g.Allows(up.Container, "any/thing", "w") || g.Allows(up.Container, "x", "d") || g.Allows("other", "x", "r") {
+	if err != nil || !g.Allows(up.Container, "any/thing", "w") || g.Allows(up.Container, "x", "d") || g.Allows("other",
+		"x", "r") {
 		t.Fatalf("grant %+v, %v", g, err)
 	}
 	for what, change := range map[string]func(url.Values){
@@ -178,7 +197,8 @@ func TestWorkspaces(t *testing.T) {
 	}
 	_, err = b.PutWorkspace(ctx, admin, w, online.WorkspaceSpec{Location: "venus"}, Match{})
 	wantError(t, err, online.CodeBadArgument, "location", "cannot change")
-	_, err = b.PutWorkspace(ctx, admin, online.WorkspaceID{Subscription: "s", ResourceGroup: "g", Name: "a b"}, online.WorkspaceSpec{}, Match{})
+	_, err = b.PutWorkspace(ctx, admin, online.WorkspaceID{Subscription: "s", ResourceGroup: "g", Name: "a b"},
+		online.WorkspaceSpec{}, Match{})
 	wantError(t, err, online.CodeBadArgument, "id", "a b")
 	if l, err := b.ListWorkspaces(ctx, admin, "SUB", "", ListQuery{}); err != nil || len(l.Items) != 2 {
 		t.Fatalf("%d workspaces, %v", len(l.Items), err)

@@ -88,7 +88,8 @@ type Match struct {
 func (m Match) check(rec *store.Record) *online.Error {
 	switch {
 	case m.None && rec != nil:
-		return online.Errorf(online.CodePrecondition, arm.FormatID(rec.ID), "it exists already, and If-None-Match: * asks that it does not")
+		return online.Errorf(online.CodePrecondition, arm.FormatID(rec.ID),
+			"it exists already, and If-None-Match: * asks that it does not")
 	case (m.Exists || m.Revision != 0) && rec == nil:
 		return online.Errorf(online.CodePrecondition, "", "it does not exist, and If-Match asks for a version of it")
 	case m.Revision != 0 && m.Revision != rec.SpecRevision:
@@ -129,7 +130,8 @@ func translate(err error) error {
 	}
 	switch {
 	case errors.Is(err, store.ErrFull), errors.Is(err, artifact.ErrFull):
-		return online.Errorf(online.CodeServiceUnavailable, "", "the change cannot be stored: %w; free space on the server's disk and try again", err)
+		return online.Errorf(online.CodeServiceUnavailable, "",
+			"the change cannot be stored: %w; free space on the server's disk and try again", err)
 	case errors.Is(err, store.ErrClosed):
 		return online.Errorf(online.CodeServiceUnavailable, "", "the server is shutting down: %w", err)
 	case errors.Is(err, store.ErrStale):
@@ -170,11 +172,13 @@ func notFound(id online.ID) *online.Error {
 	case id.Kind == online.KindWorkspace:
 		name = id.Workspace.Name
 	case id.Kind == online.KindDeployment:
-		return online.Errorf(online.CodeNotFound, arm.FormatID(id), "deployment %q does not exist behind endpoint %q", id.Name, id.Parent)
+		return online.Errorf(online.CodeNotFound, arm.FormatID(id), "deployment %q does not exist behind endpoint %q",
+			id.Name, id.Parent)
 	case id.Parent != "":
 		name = id.Parent + ":" + id.Name
 	}
-	return online.Errorf(online.CodeNotFound, arm.FormatID(id), "%s %q does not exist in workspace %q", what, name, id.Workspace.Name)
+	return online.Errorf(online.CodeNotFound, arm.FormatID(id), "%s %q does not exist in workspace %q", what, name,
+		id.Workspace.Name)
 }
 
 // workspace reads the workspace that a command works in.
@@ -187,7 +191,8 @@ func workspace(r store.Reader, w online.WorkspaceID) (*store.Workspace, error) {
 }
 
 // began makes a running operation for a record's newest spec.
-func (s *Service) began(tx store.Tx, c Caller, rec *store.Record, action string, now time.Time) (*online.Operation, error) {
+func (s *Service) began(tx store.Tx, c Caller, rec *store.Record, action string,
+	now time.Time) (*online.Operation, error) {
 	op := &online.Operation{ID: uuid.NewString(), Target: rec.ID, TargetUID: rec.UID, Action: action,
 		Generation: rec.Generation, State: online.OperationRunning, Principal: c.Principal.Name, Start: now}
 	if err := tx.PutOperation(op); err != nil {
@@ -197,7 +202,8 @@ func (s *Service) began(tx store.Tx, c Caller, rec *store.Record, action string,
 }
 
 // finished makes an operation that has nothing to wait for.
-func (s *Service) finished(tx store.Tx, c Caller, rec *store.Record, action string, now time.Time) (*online.Operation, error) {
+func (s *Service) finished(tx store.Tx, c Caller, rec *store.Record, action string,
+	now time.Time) (*online.Operation, error) {
 	op := &online.Operation{ID: uuid.NewString(), Target: rec.ID, TargetUID: rec.UID, Action: action,
 		Generation: rec.Generation, State: online.OperationSucceeded, Principal: c.Principal.Name, Start: now, End: now}
 	if err := tx.PutOperation(op); err != nil {

@@ -31,13 +31,15 @@ type PutDeployment struct {
 
 // PutDeployment creates or replaces a deployment. It always gives an operation: the Python SDK cannot read a
 // deployment PUT that is answered without one.
-func (s *Service) PutDeployment(ctx context.Context, c Caller, w online.WorkspaceID, endpoint, name string, in PutDeployment) (Accepted[Deployment], error) {
+func (s *Service) PutDeployment(ctx context.Context, c Caller, w online.WorkspaceID, endpoint, name string,
+	in PutDeployment) (Accepted[Deployment], error) {
 	id := deploymentID(w, endpoint, name)
-	return s.changeDeployment(ctx, c, id, change{match: in.Match, why: "update", action: "write", edit: func(tx store.Tx, _ *store.Deployment) (online.DeploymentSpec, []*online.Error, error) {
-		spec := in.Request.Spec
-		faults, err := s.resolve(tx, c, w, &spec, in.Request)
-		return spec, faults, err
-	}})
+	return s.changeDeployment(ctx, c, id, change{match: in.Match, why: "update", action: "write",
+		edit: func(tx store.Tx, _ *store.Deployment) (online.DeploymentSpec, []*online.Error, error) {
+			spec := in.Request.Spec
+			faults, err := s.resolve(tx, c, w, &spec, in.Request)
+			return spec, faults, err
+		}})
 }
 
 // deploymentID is the id under which a deployment is kept: its name in lower case.
@@ -54,7 +56,8 @@ type change struct {
 	edit      func(tx store.Tx, before *store.Deployment) (online.DeploymentSpec, []*online.Error, error)
 }
 
-func (s *Service) changeDeployment(ctx context.Context, c Caller, id online.ID, ch change) (out Accepted[Deployment], err error) {
+func (s *Service) changeDeployment(ctx context.Context, c Caller, id online.ID,
+	ch change) (out Accepted[Deployment], err error) {
 	now := s.now()
 	err = s.update(ctx, c, func(tx store.Tx) error {
 		parent, before, err := s.deploymentForChange(tx, id, ch)
@@ -72,7 +75,8 @@ func (s *Service) changeDeployment(ctx context.Context, c Caller, id online.ID, 
 		if err != nil {
 			return fmt.Errorf("encode deployment: %w", err)
 		}
-		if before != nil && bytes.Equal(doc, before.Record.Spec) && maps.Equal(spec.EnvironmentVariables, before.Secrets) && settled(before) {
+		same := before != nil && bytes.Equal(doc, before.Record.Spec) && maps.Equal(spec.EnvironmentVariables, before.Secrets)
+		if same && settled(before) {
 			out, err = s.sameDeployment(tx, c, &before.Record, ch.action, now)
 			return err
 		}
@@ -104,7 +108,8 @@ func settled(d *store.Deployment) bool {
 	return d.Status.ObservedGeneration == d.Generation && d.Status.State == online.StateSucceeded
 }
 
-func (s *Service) sameDeployment(tx store.Tx, c Caller, rec *store.Record, action string, now time.Time) (Accepted[Deployment], error) {
+func (s *Service) sameDeployment(tx store.Tx, c Caller, rec *store.Record, action string,
+	now time.Time) (Accepted[Deployment], error) {
 	op, err := s.finished(tx, c, rec, "write", now)
 	if err != nil {
 		return Accepted[Deployment]{}, err
@@ -217,25 +222,29 @@ type PatchDeployment struct {
 }
 
 // PatchDeployment changes parts of a deployment that exists. Tags replace the tags that it has.
-func (s *Service) PatchDeployment(ctx context.Context, c Caller, w online.WorkspaceID, endpoint, name string, in PatchDeployment) (Accepted[Deployment], error) {
-	return s.changeDeployment(ctx, c, deploymentID(w, endpoint, name), change{match: in.Match, mustExist: true, why: "update", action: "write", edit: func(_ store.Tx, before *store.Deployment) (online.DeploymentSpec, []*online.Error, error) {
-		spec := before.Spec
-		if in.Tags != nil {
-			spec.Tags = *in.Tags
-		}
-		if in.Capacity != nil {
-			if *in.Capacity < 1 { // Default would take 0 for absent
-				return spec, nil, online.Errorf(online.CodeBadArgument, "sku.capacity",
-					"instance count %d is not between 1 and %d", *in.Capacity, online.MaxInstances)
-			}
-			spec.InstanceCount = *in.Capacity
-		}
-		return spec, nil, nil
-	}})
+func (s *Service) PatchDeployment(ctx context.Context, c Caller, w online.WorkspaceID, endpoint, name string,
+	in PatchDeployment) (Accepted[Deployment], error) {
+	return s.changeDeployment(ctx, c, deploymentID(w, endpoint, name),
+		change{match: in.Match, mustExist: true, why: "update", action: "write",
+			edit: func(_ store.Tx, before *store.Deployment) (online.DeploymentSpec, []*online.Error, error) {
+				spec := before.Spec
+				if in.Tags != nil {
+					spec.Tags = *in.Tags
+				}
+				if in.Capacity != nil {
+					if *in.Capacity < 1 { // Default would take 0 for absent
+						return spec, nil, online.Errorf(online.CodeBadArgument, "sku.capacity",
+							"instance count %d is not between 1 and %d", *in.Capacity, online.MaxInstances)
+					}
+					spec.InstanceCount = *in.Capacity
+				}
+				return spec, nil, nil
+			}})
 }
 
 // GetDeployment reads a deployment.
-func (s *Service) GetDeployment(ctx context.Context, c Caller, w online.WorkspaceID, endpoint, name string) (out Deployment, err error) {
+func (s *Service) GetDeployment(ctx context.Context, c Caller, w online.WorkspaceID,
+	endpoint, name string) (out Deployment, err error) {
 	err = s.view(ctx, c, func(r store.Reader) error {
 		rec, err := mustDeployment(r, w, endpoint, name)
 		if err != nil {
@@ -285,7 +294,8 @@ func readDeployment(r store.Reader, rec *store.Record) (Deployment, error) {
 }
 
 // ListDeployments lists the deployments behind an endpoint.
-func (s *Service) ListDeployments(ctx context.Context, c Caller, w online.WorkspaceID, endpoint string, q ListQuery) (out Listing[Deployment], err error) {
+func (s *Service) ListDeployments(ctx context.Context, c Caller, w online.WorkspaceID, endpoint string,
+	q ListQuery) (out Listing[Deployment], err error) {
 	err = s.view(ctx, c, func(r store.Reader) error {
 		if _, err := must(r, w.Endpoint(endpoint)); err != nil {
 			return err
@@ -296,7 +306,8 @@ func (s *Service) ListDeployments(ctx context.Context, c Caller, w online.Worksp
 		}
 		out, err = listing(recs, q, func(rec *store.Record) (Deployment, error) { return readDeployment(r, rec) },
 			func(d *Deployment) described {
-				return described{meta: d.Meta, tags: d.Spec.Tags, properties: d.Spec.Properties, compute: d.Spec.EndpointComputeType}
+				return described{meta: d.Meta, tags: d.Spec.Tags, properties: d.Spec.Properties,
+					compute: d.Spec.EndpointComputeType}
 			})
 		return err
 	})
@@ -305,7 +316,8 @@ func (s *Service) ListDeployments(ctx context.Context, c Caller, w online.Worksp
 
 // DeleteDeployment begins the deletion of a deployment. It is refused while the deployment has live or mirrored
 // traffic. The operation is nil when there is nothing to delete.
-func (s *Service) DeleteDeployment(ctx context.Context, c Caller, w online.WorkspaceID, endpoint, name string, m Match) (op *online.Operation, err error) {
+func (s *Service) DeleteDeployment(ctx context.Context, c Caller, w online.WorkspaceID, endpoint, name string,
+	m Match) (op *online.Operation, err error) {
 	id := deploymentID(w, endpoint, name)
 	now := s.now()
 	err = s.update(ctx, c, func(tx store.Tx) error {

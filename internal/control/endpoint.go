@@ -29,7 +29,8 @@ type PutEndpoint struct {
 }
 
 // PutEndpoint creates or replaces an endpoint. Traffic may name existing deployments only.
-func (s *Service) PutEndpoint(ctx context.Context, c Caller, w online.WorkspaceID, name string, in PutEndpoint) (Accepted[Endpoint], error) {
+func (s *Service) PutEndpoint(ctx context.Context, c Caller, w online.WorkspaceID, name string,
+	in PutEndpoint) (Accepted[Endpoint], error) {
 	return s.changeEndpoint(ctx, c, w.Endpoint(name), endpointChange{keys: in.Keys, match: in.Match,
 		edit: func(*online.EndpointSpec) online.EndpointSpec { return in.Spec }})
 }
@@ -43,7 +44,8 @@ type endpointChange struct {
 }
 
 // changeEndpoint checks and stores an endpoint's next spec.
-func (s *Service) changeEndpoint(ctx context.Context, c Caller, id online.ID, ch endpointChange) (out Accepted[Endpoint], err error) {
+func (s *Service) changeEndpoint(ctx context.Context, c Caller, id online.ID,
+	ch endpointChange) (out Accepted[Endpoint], err error) {
 	now := s.now()
 	err = s.update(ctx, c, func(tx store.Tx) error {
 		ws, rec, err := s.endpointForChange(tx, id, ch)
@@ -70,7 +72,8 @@ func (s *Service) changeEndpoint(ctx context.Context, c Caller, id online.ID, ch
 		if rec == nil {
 			why = "create"
 		}
-		stored, err := tx.PutSpec(store.Spec{ID: id, JSON: doc, By: c.Principal.Name, Why: why, At: now, Create: rec == nil})
+		stored, err := tx.PutSpec(store.Spec{ID: id, JSON: doc, By: c.Principal.Name, Why: why, At: now,
+			Create: rec == nil})
 		if err != nil {
 			return fmt.Errorf("store endpoint: %w", err)
 		}
@@ -115,7 +118,8 @@ func (s *Service) sameEndpoint(tx store.Tx, c Caller, rec *store.Record, now tim
 	return Accepted[Endpoint]{Resource: e, Operation: op}, err
 }
 
-func (s *Service) acceptEndpoint(tx store.Tx, c Caller, rec *store.Record, created bool, now time.Time) (Accepted[Endpoint], error) {
+func (s *Service) acceptEndpoint(tx store.Tx, c Caller, rec *store.Record, created bool,
+	now time.Time) (Accepted[Endpoint], error) {
 	op, err := s.began(tx, c, rec, "write", now)
 	if err != nil {
 		return Accepted[Endpoint]{}, err
@@ -128,7 +132,8 @@ func (s *Service) acceptEndpoint(tx store.Tx, c Caller, rec *store.Record, creat
 }
 
 // endpointForChange checks everything that does not depend on the spec. The record is nil when there is none yet.
-func (s *Service) endpointForChange(tx store.Tx, id online.ID, ch endpointChange) (*store.Workspace, *store.Record, error) {
+func (s *Service) endpointForChange(tx store.Tx, id online.ID,
+	ch endpointChange) (*store.Workspace, *store.Record, error) {
 	ws, err := workspace(tx, id.Workspace)
 	if err != nil {
 		return nil, nil, err
@@ -239,7 +244,8 @@ func lowerKeys(t online.Traffic, path string) (online.Traffic, []*online.Error) 
 	for _, name := range t.Names() {
 		key := strings.ToLower(name)
 		if _, twice := out[key]; twice {
-			return t, []*online.Error{online.Errorf(online.CodeBadArgument, path+"."+name, "deployment %q is named twice", key)}
+			return t, []*online.Error{online.Errorf(online.CodeBadArgument, path+"."+name,
+				"deployment %q is named twice", key)}
 		}
 		out[key] = t[name]
 	}
@@ -265,7 +271,8 @@ func notDeleting(rec *store.Record) error {
 	if rec.Deleting.IsZero() {
 		return nil
 	}
-	return online.Errorf(online.CodeConflict, arm.FormatID(rec.ID), "it is being deleted; wait until the deletion has ended, then try again")
+	return online.Errorf(online.CodeConflict, arm.FormatID(rec.ID),
+		"it is being deleted; wait until the deletion has ended, then try again")
 }
 
 // PatchEndpoint changes tags and identity; nil stays as it is.
@@ -276,21 +283,24 @@ type PatchEndpoint struct {
 }
 
 // PatchEndpoint changes parts of an endpoint that exists. Tags replace the tags that it has.
-func (s *Service) PatchEndpoint(ctx context.Context, c Caller, w online.WorkspaceID, name string, in PatchEndpoint) (Accepted[Endpoint], error) {
-	return s.changeEndpoint(ctx, c, w.Endpoint(name), endpointChange{match: in.Match, mustExist: true, edit: func(before *online.EndpointSpec) online.EndpointSpec {
-		spec := *before
-		if in.Tags != nil {
-			spec.Tags = *in.Tags
-		}
-		if in.Identity != nil {
-			spec.Identity = *in.Identity
-		}
-		return spec
-	}})
+func (s *Service) PatchEndpoint(ctx context.Context, c Caller, w online.WorkspaceID, name string,
+	in PatchEndpoint) (Accepted[Endpoint], error) {
+	return s.changeEndpoint(ctx, c, w.Endpoint(name), endpointChange{match: in.Match, mustExist: true,
+		edit: func(before *online.EndpointSpec) online.EndpointSpec {
+			spec := *before
+			if in.Tags != nil {
+				spec.Tags = *in.Tags
+			}
+			if in.Identity != nil {
+				spec.Identity = *in.Identity
+			}
+			return spec
+		}})
 }
 
 // GetEndpoint reads an endpoint.
-func (s *Service) GetEndpoint(ctx context.Context, c Caller, w online.WorkspaceID, name string) (out Endpoint, err error) {
+func (s *Service) GetEndpoint(ctx context.Context, c Caller, w online.WorkspaceID,
+	name string) (out Endpoint, err error) {
 	err = s.view(ctx, c, func(r store.Reader) error {
 		rec, err := must(r, w.Endpoint(name))
 		if err != nil {
@@ -323,7 +333,8 @@ func readEndpoint(r store.Reader, rec *store.Record) (Endpoint, error) {
 }
 
 // ListEndpoints lists the endpoints of a workspace.
-func (s *Service) ListEndpoints(ctx context.Context, c Caller, w online.WorkspaceID, q ListQuery) (out Listing[Endpoint], err error) {
+func (s *Service) ListEndpoints(ctx context.Context, c Caller, w online.WorkspaceID,
+	q ListQuery) (out Listing[Endpoint], err error) {
 	err = s.view(ctx, c, func(r store.Reader) error {
 		if _, err := workspace(r, w); err != nil {
 			return err
@@ -343,7 +354,8 @@ func (s *Service) ListEndpoints(ctx context.Context, c Caller, w online.Workspac
 
 // DeleteEndpoint begins the deletion of an endpoint with all its deployments, live traffic or not. The operation
 // is nil when there is nothing to delete. Asking again while it is being deleted gives the same operation.
-func (s *Service) DeleteEndpoint(ctx context.Context, c Caller, w online.WorkspaceID, name string, m Match) (op *online.Operation, err error) {
+func (s *Service) DeleteEndpoint(ctx context.Context, c Caller, w online.WorkspaceID, name string,
+	m Match) (op *online.Operation, err error) {
 	now := s.now()
 	err = s.update(ctx, c, func(tx store.Tx) error {
 		op = nil

@@ -132,22 +132,37 @@ func TestBadEndpoints(t *testing.T) {
 		target, part string
 	}{
 		{"short name", "ab", online.EndpointSpec{}, online.CodeBadArgument, "name", "3 to 32"},
-		{"bad name", "no_underscore", online.EndpointSpec{}, online.CodeBadArgument, "name", "letters, digits and hyphens"},
-		{"sum 90", "fraud", online.EndpointSpec{Traffic: online.Traffic{"blue": 90}}, online.CodeBadArgument, "properties.traffic", "90"},
-		{"negative", "fraud", online.EndpointSpec{Traffic: online.Traffic{"blue": 100, "green": -1}}, online.CodeBadArgument, "properties.traffic.green", "-1"},
-		{"unknown deployment", "fraud", online.EndpointSpec{Traffic: online.Traffic{"red": 100}}, online.CodeBadArgument, "properties.traffic.red", "does not exist"},
-		{"traffic at creation", "fresh", online.EndpointSpec{Traffic: online.Traffic{"blue": 100}}, online.CodeBadArgument, "properties.traffic.blue", "does not exist"},
-		{"twice", "fraud", online.EndpointSpec{Traffic: online.Traffic{"blue": 50, "Blue": 50}}, online.CodeBadArgument, "properties.traffic.blue", "twice"},
-		{"mirror onto live", "fraud", online.EndpointSpec{Traffic: online.Traffic{"blue": 100}, MirrorTraffic: online.Traffic{"blue": 10}}, online.CodeBadArgument, "properties.mirrorTraffic.blue", "live traffic"},
-		{"mirror", "fraud", online.EndpointSpec{Traffic: online.Traffic{"blue": 100}, MirrorTraffic: online.Traffic{"green": 10}}, online.CodeNotImplemented, "properties.mirrorTraffic", "not implemented"},
-		{"token mode", "fraud", online.EndpointSpec{AuthMode: online.AuthAADToken}, online.CodeNotImplemented, "properties.authMode", "AADToken"},
-		{"no such mode", "fraud", online.EndpointSpec{AuthMode: "Password"}, online.CodeBadArgument, "properties.authMode", "Password"},
-		{"private", "fraud", online.EndpointSpec{PublicNetworkAccess: "Disabled"}, online.CodeNotImplemented, "properties.publicNetworkAccess", "Disabled"},
-		{"compute", "fraud", online.EndpointSpec{Compute: "k8s"}, online.CodeNotImplemented, "properties.compute", "Kubernetes"},
-		{"identity", "fraud", online.EndpointSpec{Identity: online.Identity{Type: "None"}}, online.CodeBadArgument, "identity.type", "cannot change"},
-		{"identities", "fraud", online.EndpointSpec{Identity: online.Identity{Type: "SystemAssigned", UserAssigned: []string{"x"}}}, online.CodeBadArgument, "identity.userAssignedIdentities", "SystemAssigned"},
+		{"bad name", "no_underscore", online.EndpointSpec{}, online.CodeBadArgument, "name",
+			"letters, digits and hyphens"},
+		{"sum 90", "fraud", online.EndpointSpec{Traffic: online.Traffic{"blue": 90}}, online.CodeBadArgument,
+			"properties.traffic", "90"},
+		{"negative", "fraud", online.EndpointSpec{Traffic: online.Traffic{"blue": 100, "green": -1}},
+			online.CodeBadArgument, "properties.traffic.green", "-1"},
+		{"unknown deployment", "fraud", online.EndpointSpec{Traffic: online.Traffic{"red": 100}},
+			online.CodeBadArgument, "properties.traffic.red", "does not exist"},
+		{"traffic at creation", "fresh", online.EndpointSpec{Traffic: online.Traffic{"blue": 100}},
+			online.CodeBadArgument, "properties.traffic.blue", "does not exist"},
+		{"twice", "fraud", online.EndpointSpec{Traffic: online.Traffic{"blue": 50, "Blue": 50}}, online.CodeBadArgument,
+			"properties.traffic.blue", "twice"},
+		{"mirror onto live", "fraud", online.EndpointSpec{Traffic: online.Traffic{"blue": 100},
+			MirrorTraffic: online.Traffic{"blue": 10}}, online.CodeBadArgument, "properties.mirrorTraffic.blue", "live traffic"},
+		{"mirror", "fraud", online.EndpointSpec{Traffic: online.Traffic{"blue": 100},
+			MirrorTraffic: online.Traffic{"green": 10}}, online.CodeNotImplemented, "properties.mirrorTraffic", "not implemented"},
+		{"token mode", "fraud", online.EndpointSpec{AuthMode: online.AuthAADToken}, online.CodeNotImplemented,
+			"properties.authMode", "AADToken"},
+		{"no such mode", "fraud", online.EndpointSpec{AuthMode: "Password"}, online.CodeBadArgument,
+			"properties.authMode", "Password"},
+		{"private", "fraud", online.EndpointSpec{PublicNetworkAccess: "Disabled"}, online.CodeNotImplemented,
+			"properties.publicNetworkAccess", "Disabled"},
+		{"compute", "fraud", online.EndpointSpec{Compute: "k8s"}, online.CodeNotImplemented, "properties.compute",
+			"Kubernetes"},
+		{"identity", "fraud", online.EndpointSpec{Identity: online.Identity{Type: "None"}}, online.CodeBadArgument,
+			"identity.type", "cannot change"},
+		{"identities", "fraud", online.EndpointSpec{Identity: online.Identity{Type: "SystemAssigned",
+			UserAssigned: []string{"x"}}}, online.CodeBadArgument, "identity.userAssignedIdentities", "SystemAssigned"},
 		{"location", "fraud", online.EndpointSpec{Location: "mars"}, online.CodeBadArgument, "location", "cannot change"},
-		{"tag", "fraud", online.EndpointSpec{Tags: map[string]string{"k": strings.Repeat("v", 257)}}, online.CodeBadArgument, "tags.k", "256"},
+		{"tag", "fraud", online.EndpointSpec{Tags: map[string]string{"k": strings.Repeat("v", 257)}},
+			online.CodeBadArgument, "tags.k", "256"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			_, err := b.PutEndpoint(context.Background(), admin, home, c.name, PutEndpoint{Spec: c.spec})
@@ -157,7 +172,8 @@ func TestBadEndpoints(t *testing.T) {
 	if after := b.revision(); after != before {
 		t.Errorf("refused commands changed the store: revision %d, then %d", before, after)
 	}
-	_, err := b.PutEndpoint(context.Background(), admin, online.WorkspaceID{Subscription: "sub", ResourceGroup: "group", Name: "nowhere"}, "fraud", PutEndpoint{})
+	_, err := b.PutEndpoint(context.Background(), admin, online.WorkspaceID{Subscription: "sub", ResourceGroup: "group",
+		Name: "nowhere"}, "fraud", PutEndpoint{})
 	if !online.IsCode(err, online.CodeNotFound) {
 		t.Errorf("unknown workspace: %v", err)
 	}
@@ -227,7 +243,8 @@ func TestKeys(t *testing.T) {
 		}
 		op, err := b.RegenerateKey(ctx, admin, home, "fraud", "Secondary", value)
 		is, _ := b.ListKeys(ctx, admin, home, "fraud")
-		if err != nil || op.State != online.OperationSucceeded || is.Primary != was.Primary || !c.check(was.Secondary, is.Secondary) {
+		if err != nil || op.State != online.OperationSucceeded || is.Primary != was.Primary || !c.check(was.Secondary,
+			is.Secondary) {
 			t.Errorf("%s: %v, %v", c.what, op, err)
 		}
 	}
@@ -252,7 +269,8 @@ func TestIfMatch(t *testing.T) {
 		for i := range callers {
 			wg.Go(func() {
 				tags := map[string]string{"winner": fmt.Sprint(round, i)}
-				_, results[i] = b.PatchEndpoint(context.Background(), admin, home, "fraud", PatchEndpoint{Tags: &tags, Match: match})
+				_, results[i] = b.PatchEndpoint(context.Background(), admin, home, "fraud",
+					PatchEndpoint{Tags: &tags, Match: match})
 			})
 		}
 		wg.Wait()
@@ -268,7 +286,8 @@ func TestIfMatch(t *testing.T) {
 			}
 		}
 		var err error
-		if e, err = b.GetEndpoint(context.Background(), admin, home, "fraud"); err != nil || winner < 0 || e.Spec.Tags["winner"] != fmt.Sprint(round, winner) {
+		if e, err = b.GetEndpoint(context.Background(), admin, home,
+			"fraud"); err != nil || winner < 0 || e.Spec.Tags["winner"] != fmt.Sprint(round, winner) {
 			t.Fatalf("round %d: winner %d, stored %v, %v", round, winner, e.Spec.Tags, err)
 		}
 	}
@@ -300,7 +319,8 @@ func TestListing(t *testing.T) {
 	ctx := context.Background()
 	for i := range 7 {
 		tags := map[string]string{"n": fmt.Sprint(i % 2)}
-		if _, err := b.PutEndpoint(ctx, admin, home, fmt.Sprintf("e-%d", (i*3)%7), PutEndpoint{Spec: online.EndpointSpec{Tags: tags}}); err != nil {
+		if _, err := b.PutEndpoint(ctx, admin, home, fmt.Sprintf("e-%d", (i*3)%7),
+			PutEndpoint{Spec: online.EndpointSpec{Tags: tags}}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -56,7 +56,8 @@ func (k grantKey) sign(g Grant) string {
 
 func (k grantKey) mac(g Grant) []byte {
 	// A JSON list keeps the fields apart whatever they hold; encoding strings cannot fail.
-	text, _ := json.Marshal([]string{grantVersion, g.Container, g.Prefix, g.Permissions, g.Expires.UTC().Format(time.RFC3339)})
+	text, _ := json.Marshal([]string{grantVersion, g.Container, g.Prefix, g.Permissions,
+		g.Expires.UTC().Format(time.RFC3339)})
 	h := hmac.New(sha256.New, k)
 	h.Write(text)
 	return h.Sum(nil)
@@ -73,7 +74,8 @@ func (s *Service) VerifyGrant(q url.Values, container string) (Grant, error) {
 		return Grant{}, online.Errorf(online.CodeForbidden, "", "the signature does not cover this container")
 	}
 	if !s.Now().Before(g.Expires) {
-		return Grant{}, online.Errorf(online.CodeForbidden, "", "the signature expired at %s; ask for a new one", g.Expires.Format(time.RFC3339))
+		return Grant{}, online.Errorf(online.CodeForbidden, "", "the signature expired at %s; ask for a new one",
+			g.Expires.Format(time.RFC3339))
 	}
 	return g, nil
 }

@@ -80,8 +80,9 @@ func openBench(t testing.TB, dir string) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.Service, err = New(ctx, Config{Store: db, Artifacts: trees, Uploads: uploads, Catalogue: online.Catalogue{Types: online.AzureTypes()},
-		Waker: b, Logs: b, Metrics: b, Default: home, Location: "local", Now: b.tick, Logger: log})
+	b.Service, err = New(ctx, Config{Store: db, Artifacts: trees, Uploads: uploads,
+		Catalogue: online.Catalogue{Types: online.AzureTypes()},
+		Waker:     b, Logs: b, Metrics: b, Default: home, Location: "local", Now: b.tick, Logger: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,9 +127,12 @@ func (b *bench) register(kind online.Kind, name, version string, spec online.Ass
 // assets registers a model, a code and an environment that a deployment can use.
 func (b *bench) assets() {
 	b.t.Helper()
-	b.register(online.KindModel, "m", "1", online.AssetSpec{URI: b.upload(online.KindModel, map[string]string{"model.pkl": "weights"})})
-	b.register(online.KindCode, "c", "1", online.AssetSpec{URI: b.upload(online.KindCode, map[string]string{"score.py": "def init(): pass\ndef run(d): return d\n", "lib/x.py": ""})})
-	b.register(online.KindEnvironment, "e", "1", online.AssetSpec{Environment: &online.EnvironmentSpec{Requirements: "numpy", OSType: "Linux"}})
+	b.register(online.KindModel, "m", "1", online.AssetSpec{URI: b.upload(online.KindModel,
+		map[string]string{"model.pkl": "weights"})})
+	b.register(online.KindCode, "c", "1", online.AssetSpec{URI: b.upload(online.KindCode,
+		map[string]string{"score.py": "def init(): pass\ndef run(d): return d\n", "lib/x.py": ""})})
+	b.register(online.KindEnvironment, "e", "1",
+		online.AssetSpec{Environment: &online.EnvironmentSpec{Requirements: "numpy", OSType: "Linux"}})
 }
 
 // request is a deployment that is right in every field.
@@ -140,7 +144,8 @@ func request() arm.DeploymentRequest {
 }
 
 func (b *bench) endpoint(name string, traffic online.Traffic) (Accepted[Endpoint], error) {
-	return b.PutEndpoint(context.Background(), admin, home, name, PutEndpoint{Spec: online.EndpointSpec{Traffic: traffic}})
+	return b.PutEndpoint(context.Background(), admin, home, name,
+		PutEndpoint{Spec: online.EndpointSpec{Traffic: traffic}})
 }
 
 func (b *bench) deployment(endpoint, name string) (Accepted[Deployment], error) {
@@ -229,7 +234,8 @@ func wantError(t testing.TB, err error, code online.Code, target, part string) {
 func (b *bench) revision() int64 {
 	b.t.Helper()
 	var n int64
-	if err := b.Store.View(context.Background(), func(r store.Reader) error { n = r.Revision(); return nil }); err != nil {
+	if err := b.Store.View(context.Background(),
+		func(r store.Reader) error { n = r.Revision(); return nil }); err != nil {
 		b.t.Fatal(err)
 	}
 	return n

@@ -22,7 +22,8 @@ const (
 
 // check validates keys that a person chose.
 func (k Keys) check() error {
-	return failIf(append(checkKey(k.Primary, "properties.keys.primaryKey"), checkKey(k.Secondary, "properties.keys.secondaryKey")...))
+	return failIf(append(checkKey(k.Primary, "properties.keys.primaryKey"),
+		checkKey(k.Secondary, "properties.keys.secondaryKey")...))
 }
 
 func checkKey(key online.Secret, target string) []*online.Error {
@@ -51,11 +52,13 @@ func (k Keys) same(r store.Reader, uid string) error {
 	if (k.Primary == "" || k.Primary == now.Primary) && (k.Secondary == "" || k.Secondary == now.Secondary) {
 		return nil
 	}
-	return online.Errorf(online.CodeBadArgument, "properties.keys", "keys can be given only when an endpoint is created; use regenerateKeys to change one")
+	return online.Errorf(online.CodeBadArgument, "properties.keys",
+		"keys can be given only when an endpoint is created; use regenerateKeys to change one")
 }
 
 func putKeys(tx store.Tx, uid string, k Keys) error {
-	for name, key := range map[string]online.Secret{online.SecretPrimaryKey: k.Primary, online.SecretSecondaryKey: k.Secondary} {
+	for name, key := range map[string]online.Secret{online.SecretPrimaryKey: k.Primary,
+		online.SecretSecondaryKey: k.Secondary} {
 		if key == "" {
 			key = access.NewKey()
 		}
@@ -92,7 +95,8 @@ func (s *Service) ListKeys(ctx context.Context, c Caller, w online.WorkspaceID, 
 
 // RegenerateKey replaces one key. kind is Primary or Secondary. A value that is absent or equal to the current key
 // asks for a new random one (the Python SDK sends the current key); any other value becomes the key.
-func (s *Service) RegenerateKey(ctx context.Context, c Caller, w online.WorkspaceID, name, kind string, value online.Secret) (op *online.Operation, err error) {
+func (s *Service) RegenerateKey(ctx context.Context, c Caller, w online.WorkspaceID, name, kind string,
+	value online.Secret) (op *online.Operation, err error) {
 	slot := map[string]string{"Primary": online.SecretPrimaryKey, "Secondary": online.SecretSecondaryKey}[kind]
 	if slot == "" {
 		return nil, online.Errorf(online.CodeBadArgument, "keyType", "keyType must be Primary or Secondary")
@@ -137,6 +141,7 @@ func (s *Service) Token(ctx context.Context, c Caller, w online.WorkspaceID, nam
 		if err != nil {
 			return err
 		}
-		return online.Errorf(online.CodeBadArgument, arm.FormatID(rec.ID), "the endpoint identifies its callers by key (authMode Key); use listKeys")
+		return online.Errorf(online.CodeBadArgument, arm.FormatID(rec.ID),
+			"the endpoint identifies its callers by key (authMode Key); use listKeys")
 	})
 }

@@ -121,7 +121,8 @@ func (o Order) compare(a, b cursor) int {
 }
 
 // listing reads, selects, orders and cuts the records of one listing.
-func listing[T any](recs []*store.Record, q ListQuery, read func(*store.Record) (T, error), describe func(*T) described) (Listing[T], error) {
+func listing[T any](recs []*store.Record, q ListQuery, read func(*store.Record) (T, error),
+	describe func(*T) described) (Listing[T], error) {
 	var out Listing[T]
 	after, err := parseCursor(q.Skip, q.OrderBy)
 	if err != nil {
@@ -200,5 +201,6 @@ func ParseView(s string) (string, error) {
 	if s == "" {
 		return ActiveOnly, nil
 	}
-	return "", online.Errorf(online.CodeBadArgument, "listViewType", "listViewType %.40q is not one of ActiveOnly, ArchivedOnly, All", s)
+	return "", online.Errorf(online.CodeBadArgument, "listViewType",
+		"listViewType %.40q is not one of ActiveOnly, ArchivedOnly, All", s)
 }

@@ -22,7 +22,8 @@ func meta(rec *store.Record, state online.ProvisioningState) arm.Meta {
 
 // shownState derives the provisioning state from what is wished and what was observed. scaling is asked only
 // when an observed resource has a newer spec.
-func shownState(generation, observed int64, state online.ProvisioningState, scaling func() bool) online.ProvisioningState {
+func shownState(generation, observed int64, state online.ProvisioningState,
+	scaling func() bool) online.ProvisioningState {
 	switch {
 	case generation <= observed:
 		return state
@@ -82,7 +83,8 @@ func checkWords(description string, tags, properties map[string]string, path str
 			"the description has %d characters; at most %d are allowed", n, MaxDescription))
 	}
 	if len(tags) > MaxTags {
-		faults = append(faults, online.Errorf(online.CodeBadArgument, path, "%d tags are given; at most %d are allowed", len(tags), MaxTags))
+		faults = append(faults, online.Errorf(online.CodeBadArgument, path, "%d tags are given; at most %d are allowed",
+			len(tags), MaxTags))
 	}
 	if len(properties) > MaxProperties {
 		faults = append(faults, online.Errorf(online.CodeBadArgument, "properties.properties",

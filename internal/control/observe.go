@@ -42,16 +42,20 @@ type LogQuery struct {
 
 // GetLogs reads the newest lines of a deployment's instances or of its environment's build. A deployment that has
 // printed nothing yet has empty logs.
-func (s *Service) GetLogs(ctx context.Context, c Caller, w online.WorkspaceID, endpoint, name string, q LogQuery) (string, error) {
+func (s *Service) GetLogs(ctx context.Context, c Caller, w online.WorkspaceID, endpoint, name string,
+	q LogQuery) (string, error) {
 	switch q.Container {
 	case InferenceServer, StorageInitializer:
 	case "ModelDataCollector":
-		return "", online.Errorf(online.CodeNotImplemented, "containerType", "containerType ModelDataCollector is not implemented yet")
+		return "", online.Errorf(online.CodeNotImplemented, "containerType",
+			"containerType ModelDataCollector is not implemented yet")
 	default:
-		return "", online.Errorf(online.CodeBadArgument, "containerType", "containerType %.40q is not one of InferenceServer, StorageInitializer", q.Container)
+		return "", online.Errorf(online.CodeBadArgument, "containerType",
+			"containerType %.40q is not one of InferenceServer, StorageInitializer", q.Container)
 	}
 	if q.Tail < 1 || q.Tail > MaxLogTail {
-		return "", online.Errorf(online.CodeBadArgument, "tail", "tail %d is not between 1 and %d lines", q.Tail, MaxLogTail)
+		return "", online.Errorf(online.CodeBadArgument, "tail", "tail %d is not between 1 and %d lines", q.Tail,
+			MaxLogTail)
 	}
 	d, err := s.GetDeployment(ctx, c, w, endpoint, name)
 	if err != nil {
@@ -61,7 +65,8 @@ func (s *Service) GetLogs(ctx context.Context, c Caller, w online.WorkspaceID, e
 	r, err := s.Logs.Logs(ctx, q)
 	if errors.Is(err, fs.ErrNotExist) {
 		if q.Instance != "" {
-			return "", online.Errorf(online.CodeNotFound, "instanceId", "the deployment has no instance %.80q with logs", q.Instance)
+			return "", online.Errorf(online.CodeNotFound, "instanceId",
+				"the deployment has no instance %.80q with logs", q.Instance)
 		}
 		return "", nil
 	}
@@ -101,7 +106,8 @@ func lastBytes(r io.Reader, n int) (string, error) {
 }
 
 // ListActivities reads what was done to an endpoint and what stands behind it, newest first.
-func (s *Service) ListActivities(ctx context.Context, c Caller, w online.WorkspaceID, endpoint string, since, until time.Time, limit int) (out []online.Activity, err error) {
+func (s *Service) ListActivities(ctx context.Context, c Caller, w online.WorkspaceID, endpoint string, since,
+	until time.Time, limit int) (out []online.Activity, err error) {
 	if limit < 1 || limit > MaxActivities {
 		return nil, online.Errorf(online.CodeBadArgument, "$top", "a page must have 1 to %d entries", MaxActivities)
 	}
@@ -158,7 +164,8 @@ type MetricsQuery struct {
 }
 
 // GetMetrics answers what was measured. Zero times mean the last hour.
-func (s *Service) GetMetrics(ctx context.Context, c Caller, w online.WorkspaceID, endpoint string, q MetricsQuery) (telemetry.Summary, error) {
+func (s *Service) GetMetrics(ctx context.Context, c Caller, w online.WorkspaceID, endpoint string,
+	q MetricsQuery) (telemetry.Summary, error) {
 	e, err := s.GetEndpoint(ctx, c, w, endpoint)
 	if err != nil {
 		return telemetry.Summary{}, err
@@ -170,14 +177,16 @@ func (s *Service) GetMetrics(ctx context.Context, c Caller, w online.WorkspaceID
 		q.Since = q.Until.Add(-DefaultSpan)
 	}
 	if !q.Since.Before(q.Until) || q.Until.Sub(q.Since) > MaxSpan {
-		return telemetry.Summary{}, online.Errorf(online.CodeBadArgument, "since", "the span must be more than nothing and at most %s", arm.FormatDuration(MaxSpan))
+		return telemetry.Summary{}, online.Errorf(online.CodeBadArgument, "since",
+			"the span must be more than nothing and at most %s", arm.FormatDuration(MaxSpan))
 	}
 	out := s.Metrics.Query(e.Meta.ID.Name, q.Since, q.Until)
 	if q.Deployment == "" {
 		return out, nil
 	}
 	of := strings.ToLower(q.Deployment)
-	out.Total = telemetry.Row{Endpoint: e.Meta.ID.Name, Deployment: of, Classes: map[string]int64{}, Statuses: []telemetry.StatusRow{}}
+	out.Total = telemetry.Row{Endpoint: e.Meta.ID.Name, Deployment: of, Classes: map[string]int64{},
+		Statuses: []telemetry.StatusRow{}}
 	out.Deployments = slices.DeleteFunc(out.Deployments, func(r telemetry.Row) bool { return r.Deployment != of })
 	if len(out.Deployments) > 0 {
 		out.Total = out.Deployments[0]

@@ -42,7 +42,8 @@ type machine struct {
 }
 
 func (m *machine) where(t *rapid.T) (online.WorkspaceID, string) {
-	return rapid.SampledFrom(m.workspaces).Draw(t, "workspace"), rapid.SampledFrom([]string{"alpha", "Beta"}).Draw(t, "endpoint")
+	return rapid.SampledFrom(m.workspaces).Draw(t, "workspace"), rapid.SampledFrom([]string{"alpha", "Beta"}).Draw(t,
+		"endpoint")
 }
 
 func deploymentName(t *rapid.T) string {
@@ -63,7 +64,8 @@ func (m *machine) putEndpoint(t *rapid.T) {
 	w, name := m.where(t)
 	traffic := rapid.MapOf(rapid.SampledFrom([]string{"blue", "green", "Green", "red", "none"}),
 		rapid.SampledFrom([]int{-10, 0, 10, 50, 90, 100})).Draw(t, "traffic")
-	_, err := m.PutEndpoint(context.Background(), admin, w, name, PutEndpoint{Spec: online.EndpointSpec{Traffic: traffic}})
+	_, err := m.PutEndpoint(context.Background(), admin, w, name,
+		PutEndpoint{Spec: online.EndpointSpec{Traffic: traffic}})
 	expected(t, err)
 }
 
@@ -81,7 +83,8 @@ func (m *machine) putDeployment(t *rapid.T) {
 func (m *machine) scale(t *rapid.T) {
 	w, endpoint := m.where(t)
 	n := rapid.IntRange(-1, 60).Draw(t, "count")
-	_, err := m.PatchDeployment(context.Background(), admin, w, endpoint, deploymentName(t), PatchDeployment{Capacity: &n})
+	_, err := m.PatchDeployment(context.Background(), admin, w, endpoint, deploymentName(t),
+		PatchDeployment{Capacity: &n})
 	expected(t, err)
 }
 
@@ -106,11 +109,13 @@ func (m *machine) rollback(t *rapid.T) {
 // check looks at everything that is stored.
 func (m *machine) check(t *rapid.T) {
 	err := m.Store.View(context.Background(), func(r store.Reader) error {
-		endpoints, err := store.List[online.EndpointSpec, online.EndpointStatus](r, kindPrefix(online.KindEndpoint), store.Page{})
+		endpoints, err := store.List[online.EndpointSpec, online.EndpointStatus](r, kindPrefix(online.KindEndpoint),
+			store.Page{})
 		if err != nil {
 			return err
 		}
-		deployments, err := store.List[online.DeploymentSpec, online.DeploymentStatus](r, kindPrefix(online.KindDeployment), store.Page{})
+		deployments, err := store.List[online.DeploymentSpec, online.DeploymentStatus](r,
+			kindPrefix(online.KindDeployment), store.Page{})
 		if err != nil {
 			return err
 		}
@@ -147,7 +152,8 @@ func checkRules(r store.Reader, endpoints []*store.Endpoint, deployments []*stor
 			return fmt.Errorf("deployment %s is not kept in lower case", d.ID.Name)
 		}
 		behind[d.ID.Key()] = d
-		if err := runningOperation(r, d.Record, d.Generation > d.Status.ObservedGeneration || !d.Deleting.IsZero()); err != nil {
+		if err := runningOperation(r, d.Record,
+			d.Generation > d.Status.ObservedGeneration || !d.Deleting.IsZero()); err != nil {
 			return err
 		}
 	}
@@ -161,7 +167,8 @@ func checkRules(r store.Reader, endpoints []*store.Endpoint, deployments []*stor
 				return fmt.Errorf("endpoint %s sends %d %% to %s, which is %v", e.ID.Name, share, name, d)
 			}
 		}
-		if err := runningOperation(r, e.Record, e.Generation > e.Status.ObservedGeneration || !e.Deleting.IsZero()); err != nil {
+		if err := runningOperation(r, e.Record,
+			e.Generation > e.Status.ObservedGeneration || !e.Deleting.IsZero()); err != nil {
 			return err
 		}
 	}

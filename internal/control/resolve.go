@@ -19,7 +19,8 @@ const CuratedPrefix = "AzureML-"
 // resolve turns a request's references into stored versions and checks that they can be used. It gives what a
 // person can mend as faults. A curated environment becomes a version in the workspace, so that every stored
 // reference names a record.
-func (s *Service) resolve(tx store.Tx, c Caller, w online.WorkspaceID, spec *online.DeploymentSpec, in arm.DeploymentRequest) ([]*online.Error, error) {
+func (s *Service) resolve(tx store.Tx, c Caller, w online.WorkspaceID, spec *online.DeploymentSpec,
+	in arm.DeploymentRequest) ([]*online.Error, error) {
 	var faults []*online.Error
 	for _, r := range []struct {
 		ref    string
@@ -44,7 +45,8 @@ func (s *Service) resolve(tx store.Tx, c Caller, w online.WorkspaceID, spec *onl
 		if err != nil {
 			return nil, err
 		}
-		*r.into = &online.AssetRef{Workspace: asset.ID.Workspace, Kind: r.kind, Name: asset.ID.Parent, Version: asset.ID.Name}
+		*r.into = &online.AssetRef{Workspace: asset.ID.Workspace, Kind: r.kind, Name: asset.ID.Parent,
+			Version: asset.ID.Name}
 		if r.check != nil {
 			if fault := r.check(&asset.Spec, r.target); fault != nil {
 				faults = append(faults, fault)
@@ -59,7 +61,8 @@ func (s *Service) resolve(tx store.Tx, c Caller, w online.WorkspaceID, spec *onl
 }
 
 // find reads the version that a reference names. An *online.Error says what is wrong with the reference.
-func (s *Service) find(tx store.Tx, c Caller, w online.WorkspaceID, text string, kind online.Kind, target string) (*store.Asset, error) {
+func (s *Service) find(tx store.Tx, c Caller, w online.WorkspaceID, text string, kind online.Kind,
+	target string) (*store.Asset, error) {
 	ref, err := arm.ParseReference(text, kind, w, target)
 	if err != nil {
 		return nil, err
@@ -78,7 +81,8 @@ func (s *Service) find(tx store.Tx, c Caller, w online.WorkspaceID, text string,
 		return s.curated(tx, c, w, ref, target)
 	}
 	if rec == nil {
-		return nil, online.Errorf(online.CodeBadArgument, target, "%s %s:%s does not exist in workspace %q; register it first",
+		return nil, online.Errorf(online.CodeBadArgument, target,
+			"%s %s:%s does not exist in workspace %q; register it first",
 			kind, ref.Name, ref.Version, ref.Workspace.Name)
 	}
 	return store.Decode[online.AssetSpec, struct{}](rec)
@@ -91,7 +95,8 @@ func hasFoldedPrefix(s, prefix string) bool {
 // latest finds the version that was registered last and is not archived.
 func latest(r store.Reader, ref arm.Reference, target string) (*store.Asset, error) {
 	if !strings.EqualFold(ref.Label, "latest") {
-		return nil, online.Errorf(online.CodeBadArgument, target, "the label %.40q is not known; use @latest or a version", ref.Label)
+		return nil, online.Errorf(online.CodeBadArgument, target,
+			"the label %.40q is not known; use @latest or a version", ref.Label)
 	}
 	all, err := versions(r, ref.Workspace, ref.Kind, ref.Name)
 	if err != nil {
@@ -105,7 +110,8 @@ func latest(r store.Reader, ref arm.Reference, target string) (*store.Asset, err
 }
 
 // curated finds an environment that ships with Portico and registers it in the workspace at its first use.
-func (s *Service) curated(tx store.Tx, c Caller, w online.WorkspaceID, ref arm.Reference, target string) (*store.Asset, error) {
+func (s *Service) curated(tx store.Tx, c Caller, w online.WorkspaceID, ref arm.Reference,
+	target string) (*store.Asset, error) {
 	if ref.Kind != online.KindEnvironment {
 		return nil, online.Errorf(online.CodeNotImplemented, target,
 			"assets of registries are not implemented yet; register the %s in the workspace", ref.Kind)
@@ -115,7 +121,8 @@ func (s *Service) curated(tx store.Tx, c Caller, w online.WorkspaceID, ref arm.R
 			"the registry %.40q is not known; only curated environments of the registry azureml are", ref.Registry)
 	}
 	if ref.Label != "" && !strings.EqualFold(ref.Label, "latest") {
-		return nil, online.Errorf(online.CodeBadArgument, target, "the label %.40q is not known; use latest or a version", ref.Label)
+		return nil, online.Errorf(online.CodeBadArgument, target,
+			"the label %.40q is not known; use latest or a version", ref.Label)
 	}
 	name, err := environment.CuratedName(ref.Name)
 	if err != nil {
@@ -168,11 +175,13 @@ func (s *Service) checkScript(code *online.AssetSpec, script string) *online.Err
 	}
 	root, err := s.Artifacts.Path(code.Digest)
 	if err != nil {
-		return online.Errorf(online.CodeConflict, "properties.codeConfiguration.codeId", "the content of the code is gone: %w; register it again", err)
+		return online.Errorf(online.CodeConflict, "properties.codeConfiguration.codeId",
+			"the content of the code is gone: %w; register it again", err)
 	}
 	dir, err := os.OpenRoot(root)
 	if err != nil {
-		return online.Errorf(online.CodeConflict, "properties.codeConfiguration.codeId", "the content of the code cannot be read: %w", withoutPath(err))
+		return online.Errorf(online.CodeConflict, "properties.codeConfiguration.codeId",
+			"the content of the code cannot be read: %w", withoutPath(err))
 	}
 	defer func() { _ = dir.Close() }() // only read
 	info, err := dir.Stat(path.Clean(script))

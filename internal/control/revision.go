@@ -25,7 +25,8 @@ type Revision struct {
 
 // ListRevisions lists every accepted spec of a deployment's name, newest first, also of deployments of that name
 // that were deleted.
-func (s *Service) ListRevisions(ctx context.Context, c Caller, w online.WorkspaceID, endpoint, name string) (out []Revision, err error) {
+func (s *Service) ListRevisions(ctx context.Context, c Caller, w online.WorkspaceID,
+	endpoint, name string) (out []Revision, err error) {
 	id := deploymentID(w, endpoint, name)
 	err = s.view(ctx, c, func(r store.Reader) error {
 		out, err = revisions(r, id)
@@ -48,7 +49,8 @@ func revisions(r store.Reader, id online.ID) ([]Revision, error) {
 	}
 	out := make([]Revision, 0, len(all))
 	for _, rev := range all {
-		v := Revision{Number: rev.Revision, UID: rev.UID, Generation: rev.Generation, At: rev.At, By: rev.By, Why: rev.Why,
+		v := Revision{Number: rev.Revision, UID: rev.UID, Generation: rev.Generation, At: rev.At, By: rev.By,
+			Why:     rev.Why,
 			InForce: rec != nil && rec.SpecRevision == rev.Revision}
 		if err := json.Unmarshal(rev.Spec, &v.Spec); err != nil {
 			return nil, fmt.Errorf("decode revision %d of %s: %w", rev.Revision, id.Key(), err)
@@ -62,7 +64,8 @@ func revisions(r store.Reader, id online.ID) ([]Revision, error) {
 // Rollback makes the spec of an earlier revision the newest one. number 0 means the revision before the one in
 // force, or, for a deployment that was deleted, what it was at the end. A deleted deployment is created again; it
 // gets no traffic by that.
-func (s *Service) Rollback(ctx context.Context, c Caller, w online.WorkspaceID, endpoint, name string, number int64, m Match) (Accepted[Deployment], error) {
+func (s *Service) Rollback(ctx context.Context, c Caller, w online.WorkspaceID, endpoint, name string, number int64,
+	m Match) (Accepted[Deployment], error) {
 	id := deploymentID(w, endpoint, name)
 	chosen, err := s.chooseRevision(ctx, c, id, number)
 	if err != nil {
@@ -98,9 +101,11 @@ func (s *Service) chooseRevision(ctx context.Context, c Caller, id online.ID, nu
 		}
 	}
 	if number == 0 {
-		return Revision{}, online.Errorf(online.CodeConflict, arm.FormatID(id), "deployment %q has no earlier revision", id.Name)
+		return Revision{}, online.Errorf(online.CodeConflict, arm.FormatID(id), "deployment %q has no earlier revision",
+			id.Name)
 	}
-	return Revision{}, online.Errorf(online.CodeBadArgument, "revision", "deployment %q has no revision %d; list its revisions", id.Name, number)
+	return Revision{}, online.Errorf(online.CodeBadArgument, "revision",
+		"deployment %q has no revision %d; list its revisions", id.Name, number)
 }
 
 // stillThere checks that what an old spec names still exists.
@@ -109,7 +114,8 @@ func (s *Service) stillThere(r store.Reader, spec *online.DeploymentSpec) []*onl
 	for _, p := range []struct {
 		ref    *online.AssetRef
 		target string
-	}{{spec.Model, "properties.model"}, {spec.Code, "properties.codeConfiguration.codeId"}, {spec.Environment, "properties.environmentId"}} {
+	}{{spec.Model, "properties.model"}, {spec.Code, "properties.codeConfiguration.codeId"}, {spec.Environment,
+		"properties.environmentId"}} {
 		if p.ref == nil {
 			continue
 		}

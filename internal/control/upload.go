@@ -43,12 +43,14 @@ type Upload struct {
 }
 
 // StartPendingUpload opens a container for the content of a model or code version that is to be registered.
-func (s *Service) StartPendingUpload(ctx context.Context, c Caller, w online.WorkspaceID, kind online.Kind, name, version string) (out Upload, err error) {
+func (s *Service) StartPendingUpload(ctx context.Context, c Caller, w online.WorkspaceID, kind online.Kind,
+	name, version string) (out Upload, err error) {
 	if kind != online.KindModel && kind != online.KindCode {
 		return out, online.Errorf(online.CodeNotImplemented, "", "startPendingUpload is for models and codes")
 	}
 	var faults []*online.Error
-	for _, f := range []*online.Error{online.CheckAssetName("name", name, "name"), online.CheckAssetName("version", version, "version")} {
+	for _, f := range []*online.Error{online.CheckAssetName("name", name, "name"),
+		online.CheckAssetName("version", version, "version")} {
 		if f != nil {
 			faults = append(faults, f)
 		}
@@ -77,7 +79,8 @@ type Datastore struct {
 }
 
 // GetDatastore reads the datastore of a workspace. There is one, workspaceblobstore.
-func (s *Service) GetDatastore(ctx context.Context, c Caller, w online.WorkspaceID, name string) (out Datastore, err error) {
+func (s *Service) GetDatastore(ctx context.Context, c Caller, w online.WorkspaceID,
+	name string) (out Datastore, err error) {
 	err = s.view(ctx, c, func(r store.Reader) error {
 		ws, err := workspace(r, w)
 		if err != nil {
@@ -93,7 +96,8 @@ func (s *Service) GetDatastore(ctx context.Context, c Caller, w online.Workspace
 }
 
 // ListSecrets gives a credential for the datastore's container.
-func (s *Service) ListSecrets(ctx context.Context, c Caller, w online.WorkspaceID, name string) (query string, err error) {
+func (s *Service) ListSecrets(ctx context.Context, c Caller, w online.WorkspaceID,
+	name string) (query string, err error) {
 	d, err := s.GetDatastore(ctx, c, w, name)
 	if err != nil {
 		return "", err
@@ -137,7 +141,8 @@ func (s *Service) takeContent(ctx context.Context, c Caller, id online.ID, spec 
 		return place{}, translate(fmt.Errorf("import the content of %s: %w", id.Key(), err))
 	}
 	if id.Kind == online.KindCode && content.IsFile {
-		return place{}, online.Errorf(online.CodeBadArgument, uriField(id.Kind), "the code must be a folder, and %.120q is a file", spec.URI)
+		return place{}, online.Errorf(online.CodeBadArgument, uriField(id.Kind),
+			"the code must be a folder, and %.120q is a file", spec.URI)
 	}
 	spec.Digest, spec.IsFile = content.Digest, content.IsFile
 	if at.path != "" {
@@ -156,7 +161,8 @@ func (s *Service) keepContent(ctx context.Context, c Caller, id online.ID, spec 
 	if err != nil && !online.IsCode(err, online.CodeNotFound) {
 		return err
 	}
-	return online.Errorf(online.CodeBadArgument, uriField(id.Kind), "nothing was uploaded to %.200q; upload the content first", spec.URI)
+	return online.Errorf(online.CodeBadArgument, uriField(id.Kind),
+		"nothing was uploaded to %.200q; upload the content first", spec.URI)
 }
 
 // discardBatch is how many blobs are deleted between two looks at the context.
@@ -188,7 +194,8 @@ func (s *Service) discard(ctx context.Context, at place) {
 //	azureml://datastores/workspaceblobstore/paths/PATH
 func parseURI(uri string, w online.WorkspaceID, target string) (place, error) {
 	bad := func(why string) (place, error) {
-		return place{}, online.Errorf(online.CodeBadArgument, target, "%.200q %s; use a location that startPendingUpload or the datastore %s gave",
+		return place{}, online.Errorf(online.CodeBadArgument, target,
+			"%.200q %s; use a location that startPendingUpload or the datastore %s gave",
 			withoutQuery(uri), why, DatastoreName)
 	}
 	u, err := url.Parse(uri)
@@ -238,7 +245,8 @@ func datastorePath(p string, w online.WorkspaceID) (string, bool) {
 		}
 		seg = seg[6:]
 	}
-	if len(seg) < 4 || !strings.EqualFold(seg[0], "datastores") || !strings.EqualFold(seg[1], DatastoreName) || !strings.EqualFold(seg[2], "paths") {
+	if len(seg) < 4 || !strings.EqualFold(seg[0], "datastores") || !strings.EqualFold(seg[1],
+		DatastoreName) || !strings.EqualFold(seg[2], "paths") {
 		return "", false
 	}
 	return strings.Join(seg[3:], "/"), true

@@ -36,7 +36,8 @@ func (s *Service) ensureDefault(tx store.Tx, now time.Time) error {
 }
 
 // PutWorkspace creates or changes a workspace. Its location is fixed at creation.
-func (s *Service) PutWorkspace(ctx context.Context, c Caller, w online.WorkspaceID, spec online.WorkspaceSpec, m Match) (Accepted[Workspace], error) {
+func (s *Service) PutWorkspace(ctx context.Context, c Caller, w online.WorkspaceID, spec online.WorkspaceSpec,
+	m Match) (Accepted[Workspace], error) {
 	return s.changeWorkspace(ctx, c, w, m, false, func(online.WorkspaceSpec) online.WorkspaceSpec { return spec })
 }
 
@@ -48,7 +49,8 @@ type PatchWorkspace struct {
 }
 
 // PatchWorkspace changes parts of a workspace that exists. Tags replace the tags that it has.
-func (s *Service) PatchWorkspace(ctx context.Context, c Caller, w online.WorkspaceID, in PatchWorkspace) (Accepted[Workspace], error) {
+func (s *Service) PatchWorkspace(ctx context.Context, c Caller, w online.WorkspaceID,
+	in PatchWorkspace) (Accepted[Workspace], error) {
 	return s.changeWorkspace(ctx, c, w, in.Match, true, func(spec online.WorkspaceSpec) online.WorkspaceSpec {
 		if in.Tags != nil {
 			spec.Tags = *in.Tags
@@ -105,7 +107,8 @@ func (s *Service) changeWorkspace(ctx context.Context, c Caller, w online.Worksp
 		if err != nil {
 			return err
 		}
-		out = Accepted[Workspace]{Resource: Workspace{Meta: meta(stored, online.StateSucceeded), Spec: next}, Created: rec == nil}
+		out = Accepted[Workspace]{Resource: Workspace{Meta: meta(stored, online.StateSucceeded), Spec: next},
+			Created: rec == nil}
 		return s.note(tx, c, w.ID(), "write", succeeded, "", now)
 	})
 	return out, err
@@ -133,7 +136,8 @@ func readWorkspace(rec *store.Record) (Workspace, error) {
 }
 
 // ListWorkspaces lists the workspaces of a subscription, or of one resource group of it.
-func (s *Service) ListWorkspaces(ctx context.Context, c Caller, subscription, group string, q ListQuery) (out Listing[Workspace], err error) {
+func (s *Service) ListWorkspaces(ctx context.Context, c Caller, subscription, group string,
+	q ListQuery) (out Listing[Workspace], err error) {
 	prefix := kindPrefix(online.KindWorkspace) + strings.ToLower(subscription) + "/"
 	if group != "" {
 		prefix += strings.ToLower(group) + "/"
@@ -143,7 +147,10 @@ func (s *Service) ListWorkspaces(ctx context.Context, c Caller, subscription, gr
 		if err != nil {
 			return fmt.Errorf("list workspaces: %w", err)
 		}
-		out, err = listing(recs, q, readWorkspace, func(w *Workspace) described { return described{meta: w.Meta, tags: w.Spec.Tags} })
+		out, err = listing(recs, q, readWorkspace, func(w *Workspace) described {
+			return described{meta: w.Meta,
+				tags: w.Spec.Tags}
+		})
 		return err
 	})
 	return out, err
@@ -164,7 +171,8 @@ func (s *Service) DeleteWorkspace(ctx context.Context, c Caller, w online.Worksp
 			return nil
 		}
 		if w.ID().Same(s.Default.ID()) {
-			return online.Errorf(online.CodeConflict, arm.FormatWorkspace(w), "it is the server's default workspace and cannot be deleted")
+			return online.Errorf(online.CodeConflict, arm.FormatWorkspace(w),
+				"it is the server's default workspace and cannot be deleted")
 		}
 		for _, kind := range []online.Kind{online.KindEndpoint, online.KindDeployment, online.KindModel, online.KindCode,
 			online.KindEnvironment, online.KindData} {
@@ -173,7 +181,8 @@ func (s *Service) DeleteWorkspace(ctx context.Context, c Caller, w online.Worksp
 				return fmt.Errorf("list %s: %w", kind, err)
 			}
 			if len(inside) > 0 {
-				return online.Errorf(online.CodeConflict, arm.FormatWorkspace(w), "the workspace still has %s; delete them first", kind)
+				return online.Errorf(online.CodeConflict, arm.FormatWorkspace(w),
+					"the workspace still has %s; delete them first", kind)
 			}
 		}
 		if err := tx.Remove(w.ID(), c.Principal.Name, now); err != nil {
