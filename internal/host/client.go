@@ -53,7 +53,8 @@ func Dial(ctx context.Context, dataDir string) (*Client, error) {
 	}
 	if a.Info == nil || a.Info.Protocol != protocolVersion {
 		_ = conn.Close()
-		return nil, fmt.Errorf("attach to the host: %w: it speaks another version of the protocol; stop it first", ErrBadRequest)
+		return nil, fmt.Errorf("attach to the host: %w: it speaks another version of the protocol; stop it first",
+			ErrBadRequest)
 	}
 	c.info, c.alive = *a.Info, conn
 	go c.listenForEnd()

@@ -48,7 +48,8 @@ func (s *supervisor) attend(p *proc) {
 	exit.OOMKilled = oom && !p.killed && exit.Code != 0
 	exit.Tail = p.log.lastLines()
 	s.recordExit(p, exit)
-	s.log.Info("process ended", "id", p.rec.ID, "pid", p.rec.PID, "code", exit.Code, "signal", exit.Signal, "oom", exit.OOMKilled)
+	s.log.Info("process ended", "id", p.rec.ID, "pid", p.rec.PID,
+		"code", exit.Code, "signal", exit.Signal, "oom", exit.OOMKilled)
 	s.publish(p.rec.Process)
 	if err := rollHostLog(s.cfg.DataDir); err != nil {
 		s.log.Error("host log not put aside", "error", err)

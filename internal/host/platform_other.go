@@ -108,7 +108,9 @@ func peerUID(conn *net.UnixConn) (int, error) {
 		return 0, err
 	}
 	var cred *unix.Xucred
-	if e := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptXucred(int(fd), unix.SOL_LOCAL, unix.LOCAL_PEERCRED) }); e != nil {
+	if e := raw.Control(func(fd uintptr) {
+		cred, err = unix.GetsockoptXucred(int(fd), unix.SOL_LOCAL, unix.LOCAL_PEERCRED)
+	}); e != nil {
 		return 0, e
 	}
 	if err != nil {

@@ -67,8 +67,8 @@ func enterSandbox(plan *stagePlan) error {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
 	unix.Umask(0)
-	flags := uintptr(unix.MS_NOSUID | unix.MS_NODEV)
-	if err := unix.Mount("portico", plan.Sandbox, "tmpfs", flags, fmt.Sprintf("mode=0755,size=%d", sandboxRootBytes)); err != nil {
+	flags, options := uintptr(unix.MS_NOSUID|unix.MS_NODEV), fmt.Sprintf("mode=0755,size=%d", sandboxRootBytes)
+	if err := unix.Mount("portico", plan.Sandbox, "tmpfs", flags, options); err != nil {
 		return fmt.Errorf("mount root: %w", err)
 	}
 	root, err := os.OpenRoot(plan.Sandbox)
@@ -130,7 +130,8 @@ func (s *sandbox) devices() error {
 		}
 	}
 	for name, target := range map[string]string{
-		"dev/fd": "/proc/self/fd", "dev/stdin": "/proc/self/fd/0", "dev/stdout": "/proc/self/fd/1", "dev/stderr": "/proc/self/fd/2",
+		"dev/fd": "/proc/self/fd", "dev/stdin": "/proc/self/fd/0",
+		"dev/stdout": "/proc/self/fd/1", "dev/stderr": "/proc/self/fd/2",
 	} {
 		if err := s.root.Symlink(target, name); err != nil {
 			return err

@@ -34,7 +34,8 @@ func (s *supervisor) accept(ctx context.Context, l *net.UnixListener) {
 		select {
 		case slots <- struct{}{}:
 		default:
-			_ = writeMessage(conn, answer{Error: toWireError(fmt.Errorf("%w: %d connections are open", ErrLimit, maxConnections))}, nil)
+			busy := toWireError(fmt.Errorf("%w: %d connections are open", ErrLimit, maxConnections))
+			_ = writeMessage(conn, answer{Error: busy}, nil)
 			_ = conn.Close()
 			continue
 		}

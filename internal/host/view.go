@@ -36,7 +36,8 @@ func bindings(views []View) ([]binding, error) {
 	}
 	for i, v := range views {
 		for k, w := range views {
-			if rel, below := strings.CutPrefix(v.Path, w.Path+"/"); w.Writable && below && resolved[i] != filepath.Join(resolved[k], rel) {
+			rel, below := strings.CutPrefix(v.Path, w.Path+"/")
+			if w.Writable && below && resolved[i] != filepath.Join(resolved[k], rel) {
 				return nil, fmt.Errorf("view %s: a symbolic link in a writable view leads it elsewhere", v.Path)
 			}
 		}
