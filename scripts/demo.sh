@@ -60,7 +60,9 @@ stop() {
 	if [ "$code" -eq 0 ] && [ "${KEEP:-}" = 1 ]; then
 		exit 0
 	fi
-	if [ "$code" -ne 0 ]; then
+	if [ "$code" -ge 130 ]; then
+		printf '\nStopped at: %s\n' "$failed_at" >&2
+	elif [ "$code" -ne 0 ]; then
 		printf '\nThe demo failed at: %s\nThe end of the server'"'"'s log:\n' "$failed_at" >&2
 		tail -n 40 "$work/server.log" >&2 || true
 	fi
@@ -112,8 +114,10 @@ run "$venv/bin/python" "$example/train.py" --out "$work/models" --request "$work
 
 step "Start a server"
 echo '$ portico serve --management 127.0.0.1:0 --scoring 127.0.0.1:0 --ready-file ready.json'
+set -m # a process group of its own: Ctrl-C reaches this script only, which then stops the server in order
 "$portico" serve --management 127.0.0.1:0 --scoring 127.0.0.1:0 --ready-file "$work/ready.json" >"$work/server.log" 2>&1 &
 server=$!
+set +m
 for _ in $(seq 600); do
 	[ -e "$work/ready.json" ] && break
 	kill -0 "$server" 2>/dev/null || { echo "the server ended" >&2; exit 1; }
