@@ -346,18 +346,33 @@ func (s *Service) removeAssets(tx store.Tx, c Caller, recs []*store.Record, now 
 	return nil
 }
 
-// assetUsers says which deployment uses an asset version, by the version's key.
+// assetUsers says which deployment uses an asset version, by the version's key. A deployment uses what its newest
+// spec names, and what the specs name that its sets were made from: an older one may still serve.
 func assetUsers(r store.Reader) (map[string]string, error) {
-	all, err := store.List[online.DeploymentSpec, online.DeploymentStatus](r, kindPrefix(online.KindDeployment),
-		store.Page{})
+	all, err := store.List[online.DeploymentSpec, online.DeploymentStatus](r, kindPrefix(online.KindDeployment), store.Page{})
 	if err != nil {
 		return nil, fmt.Errorf("list deployments: %w", err)
 	}
 	users := map[string]string{}
-	for _, d := range all {
-		for _, ref := range []*online.AssetRef{d.Spec.Model, d.Spec.Code, d.Spec.Environment} {
+	use := func(d *store.Deployment, spec *online.DeploymentSpec) {
+		for _, ref := range []*online.AssetRef{spec.Model, spec.Code, spec.Environment} {
 			if ref != nil {
 				users[ref.ID().Key()] = d.ID.Parent + "/" + d.ID.Name
+			}
+		}
+	}
+	for _, d := range all {
+		use(d, &d.Spec)
+		for _, set := range []*online.SetStatus{d.Status.Current, d.Status.Target} {
+			if set == nil || set.Generation == d.Generation {
+				continue
+			}
+			spec, err := specOf(r, d, set.Generation)
+			if err != nil {
+				return nil, err
+			}
+			if spec != nil {
+				use(d, spec)
 			}
 		}
 	}

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"encoding/json"
 	"net/url"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 
 	"portico/internal/artifact"
 	"portico/internal/online"
+	"portico/internal/store"
 )
 
 func TestAssetVersionsNeverChange(t *testing.T) {
@@ -219,5 +221,42 @@ func TestWorkspaces(t *testing.T) {
 	}
 	if _, err := b.DeleteWorkspace(ctx, admin, home, Match{}); !online.IsCode(err, online.CodeConflict) {
 		t.Errorf("deletion of the default workspace: %v", err)
+	}
+}
+
+// TestAssetsOfASetThatStillServes deletes what only an older generation names: it is in use while that one serves.
+func TestAssetsOfASetThatStillServes(t *testing.T) {
+	b := newBench(t)
+	ctx := context.Background()
+	b.assets()
+	b.register(online.KindModel, "m", "2", online.AssetSpec{URI: b.upload(online.KindModel, map[string]string{"model.pkl": "new"})})
+	b.mustEndpoint("fraud", nil)
+	d := b.mustDeployment("fraud", "blue")
+	status := func(current *online.SetStatus) {
+		t.Helper()
+		doc, err := json.Marshal(online.DeploymentStatus{ObservedGeneration: 1, State: online.StateSucceeded, Current: current})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = b.Store.Update(ctx, func(tx store.Tx) error { return tx.PutStatus(d.Meta.ID, d.Meta.UID, doc) })
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	status(&online.SetStatus{ID: "s", Generation: 1, Count: 1})
+	req := request()
+	req.Model = "azureml:m:2"
+	if _, err := b.PutDeployment(ctx, admin, home, "fraud", "blue", PutDeployment{Request: req}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.DeleteAsset(ctx, admin, home, online.KindModel, "m", "1", Match{}); !online.IsCode(err, online.CodeConflict) {
+		t.Errorf("the model of the set that serves: %v", err)
+	}
+	status(&online.SetStatus{ID: "s2", Generation: 2, Count: 1})
+	if _, err := b.DeleteAsset(ctx, admin, home, online.KindModel, "m", "1", Match{}); err != nil {
+		t.Errorf("the model of a set that is gone: %v", err)
+	}
+	if _, err := b.DeleteAsset(ctx, admin, home, online.KindModel, "m", "2", Match{}); !online.IsCode(err, online.CodeConflict) {
+		t.Errorf("the model of the newest set: %v", err)
 	}
 }

@@ -39,31 +39,41 @@ func never() bool { return false }
 
 // onlyCountDiffers compares the newest spec with the one that was brought about last.
 func onlyCountDiffers(r store.Reader, d *store.Deployment) (bool, error) {
-	revisions, err := r.Revisions(d.ID)
-	if err != nil {
-		return false, fmt.Errorf("read revisions of %s: %w", d.ID.Key(), err)
+	before, err := specOf(r, d, d.Status.ObservedGeneration)
+	if err != nil || before == nil {
+		return false, err
 	}
-	for _, rev := range revisions {
-		if rev.UID != d.UID || rev.Generation != d.Status.ObservedGeneration {
+	changed := before.InstanceCount != d.Spec.InstanceCount
+	before.InstanceCount = d.Spec.InstanceCount
+	was, err := json.Marshal(before)
+	if err != nil {
+		return false, fmt.Errorf("encode spec: %w", err)
+	}
+	is, err := json.Marshal(d.Spec)
+	if err != nil {
+		return false, fmt.Errorf("encode spec: %w", err)
+	}
+	return changed && bytes.Equal(was, is) && maps.Equal(before.EnvironmentVariables, d.Secrets), nil
+}
+
+// specOf reads the spec of one generation of a deployment; nil when it is not kept.
+func specOf(r store.Reader, d *store.Deployment, generation int64) (*online.DeploymentSpec, error) {
+	all, err := r.Revisions(d.ID)
+	if err != nil {
+		return nil, fmt.Errorf("read revisions of %s: %w", d.ID.Key(), err)
+	}
+	for _, rev := range all {
+		if rev.UID != d.UID || rev.Generation != generation {
 			continue
 		}
-		var before online.DeploymentSpec
-		if err := json.Unmarshal(rev.Spec, &before); err != nil {
-			return false, fmt.Errorf("decode revision %d of %s: %w", rev.Revision, d.ID.Key(), err)
+		spec := new(online.DeploymentSpec)
+		if err := json.Unmarshal(rev.Spec, spec); err != nil {
+			return nil, fmt.Errorf("decode revision %d of %s: %w", rev.Revision, d.ID.Key(), err)
 		}
-		changed := before.InstanceCount != d.Spec.InstanceCount
-		before.InstanceCount = d.Spec.InstanceCount
-		was, err := json.Marshal(before)
-		if err != nil {
-			return false, fmt.Errorf("encode spec: %w", err)
-		}
-		is, err := json.Marshal(d.Spec)
-		if err != nil {
-			return false, fmt.Errorf("encode spec: %w", err)
-		}
-		return changed && bytes.Equal(was, is) && maps.Equal(rev.Secrets, d.Secrets), nil
+		spec.EnvironmentVariables = rev.Secrets
+		return spec, nil
 	}
-	return false, nil
+	return nil, nil
 }
 
 // Limits of tags (Azure Resource Manager).
