@@ -71,7 +71,7 @@ func (r *records) Connection(delta int) {
 	r.open += delta
 }
 
-// last waits for the n-th record and gives it.
+// wait gives the n-th record when it has come.
 func (r *records) wait(t *testing.T, n int) telemetry.Record {
 	t.Helper()
 	limit := time.After(waitLimit)
