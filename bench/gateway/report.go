@@ -68,7 +68,8 @@ func report(w io.Writer, o options, rows []*row) {
 	if o.rate == 0 {
 		return
 	}
-	fmt.Fprintf(w, "\nFixed rate: %.0f requests per second\n%-28s %10s %9s %9s %9s\n", o.rate, "", "req/s", "p50 ms", "p99 ms", "failed")
+	fmt.Fprintf(w, "\nFixed rate: %.0f requests per second\n%-28s %10s %9s %9s %9s\n",
+		o.rate, "", "req/s", "p50 ms", "p99 ms", "failed")
 	for _, r := range rows {
 		fmt.Fprintf(w, "%-28s %10.0f %9.2f %9.2f %9d\n", r.label(), median(r.fixed, rate),
 			median(r.fixed, percentile(0.5)), median(r.fixed, percentile(0.99)), failures(r.fixed))

@@ -198,8 +198,9 @@ request_settings:
 // startPortico starts a server as a person would, and deploys the script through its CLI.
 func startPortico(ctx context.Context, o options, dir string) (side, error) {
 	data, ready := filepath.Join(dir, "data"), filepath.Join(dir, "ready.json")
-	cmd := exec.Command(o.portico, "serve", "--data-dir", data, "--management", "127.0.0.1:0", //nolint:noctx // stop ends it, in order
-		"--scoring", "127.0.0.1:0", "--scoring-http", "127.0.0.1:0", "--ready-file", ready)
+	args := []string{"serve", "--data-dir", data, "--management", "127.0.0.1:0",
+		"--scoring", "127.0.0.1:0", "--scoring-http", "127.0.0.1:0", "--ready-file", ready}
+	cmd := exec.Command(o.portico, args...) //nolint:noctx // stop ends it, in order
 	p, err := launch(dir, "portico", cmd)
 	if err != nil {
 		return side{}, err
@@ -243,7 +244,8 @@ func deployed(ctx context.Context, o options, dir, data, ready string, p *proces
 	if _, err := cli("ml", "online-endpoint", "create", "-f", filepath.Join(dir, "endpoint.yml")); err != nil {
 		return side{}, err
 	}
-	if _, err := cli("ml", "online-deployment", "create", "-f", filepath.Join(dir, "deployment.yml"), "--all-traffic"); err != nil {
+	deployment := filepath.Join(dir, "deployment.yml")
+	if _, err := cli("ml", "online-deployment", "create", "-f", deployment, "--all-traffic"); err != nil {
 		return side{}, err
 	}
 	out, err := cli("ml", "online-endpoint", "get-credentials", "-n", "bench", "-o", "json")

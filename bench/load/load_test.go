@@ -16,7 +16,7 @@ func TestClosedLoop(t *testing.T) {
 	var seen atomic.Int64
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
-		if r.Header.Get("X-A") != "1" || r.Method != "POST" {
+		if r.Header.Get("X-A") != "1" || r.Method != http.MethodPost {
 			w.WriteHeader(http.StatusBadRequest)
 			return
 		}
