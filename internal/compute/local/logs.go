@@ -104,7 +104,7 @@ func (m *merger) next() ([]byte, error) {
 	for n := 0; n < len(m.inputs); {
 		i := m.inputs[n]
 		if i.line == nil {
-			if err := i.advance(); err == io.EOF {
+			if err := i.advance(); errors.Is(err, io.EOF) {
 				m.inputs = slices.Delete(m.inputs, n, n+1)
 				i.file.Close()
 				continue
@@ -133,11 +133,11 @@ func (i *logInput) advance() error {
 		if err == nil {
 			break
 		}
-		if err == io.EOF && len(line) > 0 {
+		if errors.Is(err, io.EOF) && len(line) > 0 {
 			line = append(line, '\n')
 			break
 		}
-		if err != bufio.ErrBufferFull {
+		if !errors.Is(err, bufio.ErrBufferFull) {
 			return err
 		}
 	}
@@ -191,7 +191,7 @@ func (m *merger) lastLines(n int) (io.ReadCloser, error) {
 	at := 0
 	for {
 		line, err := m.next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

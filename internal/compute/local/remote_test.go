@@ -1,11 +1,9 @@
 package local_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -21,6 +19,7 @@ import (
 	"portico/internal/compute/local"
 	"portico/internal/host"
 	"portico/internal/inference"
+	"portico/internal/server"
 )
 
 // The second engine: instances are servers on TCP, each a process that the engine knows only from outside (it
@@ -54,20 +53,23 @@ func newRemoteLab(t *testing.T, seed uint64) *remoteLab {
 	}
 	describe := func(i local.Instance, p *host.ProcessSpec) error {
 		file := filepath.Join(i.Scratch, "config.json")
-		text, err := json.Marshal(inferConfig{
-			Python: i.Template.Python, Worker: r.cfg.Runtime, Workers: i.Template.Workers, MaxConcurrent: i.Template.MaxConcurrent,
-			Timeout: i.Template.RequestTimeout, AddressFile: addressFile(i.Scratch), ExitFile: exitFile(i.Scratch),
-		})
+		t := i.Template
+		text, err := json.Marshal(inferConfig{ExitFile: exitFile(i.Scratch), Server: server.InferConfig{
+			EntryScript: t.ScoringScript, AppRoot: t.CodeDir, ModelDir: t.ModelDir, Python: t.Python,
+			WorkerCount: t.Workers, MaxConcurrent: t.MaxConcurrent, RequestTimeout: t.RequestTimeout,
+			DrainTimeout: t.RequestTimeout, ReadyFile: readyFile(i.Scratch),
+		}})
 		if err != nil {
 			return err
 		}
 		p.Argv = []string{program, "infer", file}
 		p.View = append(p.View, host.View{Path: program})
 		p.Socket, p.Page = "", ""
-		p.Limits.MemoryBytes *= int64(i.Template.Workers)
+		p.Limits.MemoryBytes *= int64(t.Workers)
+		p.Env["TMPDIR"] = "/tmp" // the server makes its sockets there, whose paths must be short
 		return os.WriteFile(file, text, 0o644)
 	}
-	r.lab.open = func(t *testing.T, l *lab) *local.Backend {
+	r.open = func(t *testing.T, l *lab) *local.Backend {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 		defer cancel()
@@ -84,7 +86,7 @@ func newRemoteLab(t *testing.T, seed uint64) *remoteLab {
 
 // Open implements computetest.Lab.
 func (r *remoteLab) Open(t *testing.T) computetest.Engine {
-	return computetest.Far(t, remoteEngine{Backend: r.lab.open(t, r.lab), addresses: &r.addresses}, r.seed)
+	return computetest.Far(t, remoteEngine{Backend: r.open(t, r.lab), addresses: &r.addresses}, r.seed)
 }
 
 // remoteEngine tells the addresses of instances and calls them there.
@@ -122,18 +124,9 @@ func (e remoteEngine) Call(ctx context.Context, i compute.Instance, body []byte)
 	if i.Address == "" {
 		return 0, nil, fmt.Errorf("instance %s has no address", i.ID)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+i.Address+"/score", bytes.NewReader(body))
-	if err != nil {
-		return 0, nil, err
-	}
-	req.Close = true
-	answer, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return 0, nil, err
-	}
-	defer answer.Body.Close()
-	text, err := io.ReadAll(answer.Body)
-	return answer.StatusCode, text, err
+	u := inference.NewHTTPUpstream(i.ID, i.Address, 1)
+	defer u.Close()
+	return call(ctx, u, body)
 }
 
 // serverBody looks after one server on TCP as an engine of pods would: it starts it, asks it whether it is ready,
@@ -215,17 +208,18 @@ func (s *serverBody) awaitReady(ctx context.Context, p inference.Process) bool {
 			return false
 		case <-time.After(10 * time.Millisecond):
 		}
-		address, err := os.ReadFile(addressFile(s.i.Scratch))
-		if err != nil {
+		text, err := os.ReadFile(readyFile(s.i.Scratch))
+		var at struct{ Address string }
+		if err != nil || json.Unmarshal(text, &at) != nil {
 			continue
 		}
-		answer, err := http.Get("http://" + string(address) + "/")
+		answer, err := http.Get("http://" + at.Address + "/")
 		if err != nil {
 			continue
 		}
 		answer.Body.Close()
 		if answer.StatusCode == http.StatusOK {
-			s.addresses.Store(s.i.ID, string(address))
+			s.addresses.Store(s.i.ID, at.Address)
 			s.ready = time.Now()
 			s.tell(ctx, inference.StateReady, nil)
 			return true
