@@ -87,16 +87,13 @@ func (c *client) get(ctx context.Context, path string, query url.Values, out any
 	return a, a.decode(out)
 }
 
-// post sends a command and reads its answer into out, which may be nil.
-func (c *client) post(ctx context.Context, path string, body, out any) (*answer, error) {
+// post sends a command and reads its answer into out.
+func (c *client) post(ctx context.Context, path string, body, out any) error {
 	a, err := c.send(ctx, http.MethodPost, path, nil, body, nil)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if out == nil || len(bytes.TrimSpace(a.body)) == 0 {
-		return a, nil
-	}
-	return a, a.decode(out)
+	return a.decode(out)
 }
 
 // put writes a resource. etag, when not empty, makes the server refuse if somebody changed it in between.

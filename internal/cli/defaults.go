@@ -30,9 +30,9 @@ func defaultsPath() (string, error) {
 }
 
 func loadDefaults() (userDefaults, error) {
-	path, err := defaultsPath()
-	if err != nil {
-		return userDefaults{}, nil // no home directory: a service account has no defaults of its own
+	path, noHome := defaultsPath()
+	if noHome != nil {
+		return userDefaults{}, nil //nolint:nilerr // a service account has no defaults of its own
 	}
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {

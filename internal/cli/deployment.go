@@ -283,7 +283,7 @@ func (a *App) deploymentLogs(g *globalFlags) *cobra.Command {
 		}
 		var logs arm.Logs
 		ask := arm.LogRequest{ContainerType: containers.wire(name), Tail: &lines, Instance: instance}
-		if _, err := s.client.post(ctx, s.deploymentPath(d.endpoint, d.name)+"/getLogs", ask, &logs); err != nil {
+		if err := s.client.post(ctx, s.deploymentPath(d.endpoint, d.name)+"/getLogs", ask, &logs); err != nil {
 			return err
 		}
 		if logs.Content != "" && !strings.HasSuffix(logs.Content, "\n") {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -296,11 +297,11 @@ func (a *App) endpointDelete(g *globalFlags) *cobra.Command {
 
 // delete removes a resource. As with az, deleting what does not exist is an error (exit code 3).
 func (s *session) delete(ctx context.Context, path, title, look string, noWait bool) error {
-	started, err := s.client.send(ctx, "DELETE", path, nil, nil, nil)
+	started, err := s.client.send(ctx, http.MethodDelete, path, nil, nil, nil)
 	if err != nil {
 		return err
 	}
-	if started.status == 204 {
+	if started.status == http.StatusNoContent {
 		s.progress.line("%s: there was nothing to delete", title)
 		return nil
 	}

@@ -86,7 +86,7 @@ func TestSomebodyElsesChangeIsKept(t *testing.T) {
 	f := newFakeServer(t)
 	f.put("/onlineEndpoints/iris", map[string]any{"traffic": map[string]any{"blue": 100}})
 	f.hook = func(_ http.ResponseWriter, r *http.Request) bool {
-		if r.Method == "PUT" {
+		if r.Method == http.MethodPut {
 			f.etag++
 			f.resources[strings.ToLower(wsPath+"/onlineEndpoints/iris")]["etag"] = `"other"`
 		}
@@ -450,7 +450,7 @@ func TestLargeFilesGoInBlocks(t *testing.T) {
 func TestRefusalsAreShownWhole(t *testing.T) {
 	f := newFakeServer(t)
 	f.hook = func(w http.ResponseWriter, r *http.Request) bool {
-		if r.Method != "PUT" {
+		if r.Method != http.MethodPut {
 			return false
 		}
 		e := online.Join([]*online.Error{

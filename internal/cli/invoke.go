@@ -98,7 +98,7 @@ func (s *session) invoke(ctx context.Context, name string, body []byte, r scorin
 		return fmt.Errorf("endpoint %s has no scoring URL yet (it is %s); see `%s`", name, e.Properties.ProvisioningState, showEndpoint(name))
 	}
 	var keys arm.Keys
-	if _, err := s.client.post(ctx, s.endpointPath(name)+"/listKeys", nil, &keys); err != nil {
+	if err := s.client.post(ctx, s.endpointPath(name)+"/listKeys", nil, &keys); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, invokeTimeout, fmt.Errorf("no answer within %s", invokeTimeout))

@@ -28,7 +28,7 @@ func (a *App) endpointCredentials(g *globalFlags) *cobra.Command {
 			return err
 		}
 		var keys arm.Keys
-		if _, err := s.client.post(ctx, s.endpointPath(name)+"/listKeys", nil, &keys); err != nil {
+		if err := s.client.post(ctx, s.endpointPath(name)+"/listKeys", nil, &keys); err != nil {
 			return err
 		}
 		return s.printer.print(credentials(keys), []column{{"PrimaryKey", "primaryKey"}, {"SecondaryKey", "secondaryKey"}})

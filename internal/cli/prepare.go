@@ -135,7 +135,7 @@ func (s *session) prepareCode(ctx context.Context, c *codeFile, base string) (st
 // uploadTree sends a tree to the place that the server opens for one version, and gives the URI to register.
 func (s *session) uploadTree(ctx context.Context, id string, t *tree) (string, error) {
 	var pending arm.PendingUpload
-	_, err := s.client.post(ctx, id+"/startPendingUpload", arm.PendingUploadRequest{PendingUploadType: "TemporaryBlobReference"}, &pending)
+	err := s.client.post(ctx, id+"/startPendingUpload", arm.PendingUploadRequest{PendingUploadType: "TemporaryBlobReference"}, &pending)
 	if err != nil {
 		return "", err
 	}

@@ -184,19 +184,19 @@ func (f *fakeServer) manage(w http.ResponseWriter, r *http.Request, body []byte)
 		f.answer(w, 200, status)
 	case path == "/portico/v1/config":
 		f.answer(w, 200, []server.Value{{Key: "workspace", Value: "default", Source: "flag --workspace"}, {Key: "isolation_in_force", Value: "no user ids", Source: "machine"}})
-	case r.Method == "POST" && strings.HasSuffix(path, "/startPendingUpload"):
+	case r.Method == http.MethodPost && strings.HasSuffix(path, "/startPendingUpload"):
 		f.uploads++
 		place := fmt.Sprintf("%s/blobs/upload-%d", f.url, f.uploads)
 		f.answer(w, 200, arm.PendingUpload{PendingUploadID: "1", PendingUploadType: "TemporaryBlobReference", BlobReference: arm.BlobReference{
 			BlobURI: place, Credential: arm.BlobCredential{CredentialType: "SAS", SASURI: place + "?sig=secret&sp=rcw"},
 		}})
-	case r.Method == "POST" && strings.HasSuffix(path, "/listKeys"):
+	case r.Method == http.MethodPost && strings.HasSuffix(path, "/listKeys"):
 		f.answer(w, 200, arm.Keys{PrimaryKey: "primary", SecondaryKey: "secondary"})
-	case r.Method == "POST" && strings.HasSuffix(path, "/getLogs"):
+	case r.Method == http.MethodPost && strings.HasSuffix(path, "/getLogs"):
 		f.answer(w, 200, arm.Logs{Content: "line 1\nline 2"})
-	case r.Method == "POST":
+	case r.Method == http.MethodPost:
 		f.accepted(w, 202)
-	case r.Method == "PUT":
+	case r.Method == http.MethodPut:
 		var doc map[string]any
 		if err := json.Unmarshal(body, &doc); err != nil {
 			f.t.Errorf("PUT %s: %v in %s", path, err, body)
@@ -212,9 +212,9 @@ func (f *fakeServer) manage(w http.ResponseWriter, r *http.Request, body []byte)
 			w.Header().Set("Retry-After", "0")
 		}
 		f.answer(w, map[bool]int{true: 200, false: 201}[exists], f.resources[key])
-	case r.Method == "DELETE":
+	case r.Method == http.MethodDelete:
 		if _, ok := f.resources[key]; !ok {
-			w.WriteHeader(204)
+			w.WriteHeader(http.StatusNoContent)
 			return
 		}
 		delete(f.resources, key)
@@ -263,7 +263,7 @@ func (f *fakeServer) blob(w http.ResponseWriter, r *http.Request, body []byte) {
 		f.t.Error("an upload carries the administrator's token")
 	}
 	q := r.URL.Query()
-	if q.Get("sig") != "secret" || r.Method != "PUT" {
+	if q.Get("sig") != "secret" || r.Method != http.MethodPut {
 		f.fail(w, online.Errorf(online.CodeForbidden, "", "bad signature"))
 		return
 	}
@@ -287,20 +287,20 @@ func (f *fakeServer) blob(w http.ResponseWriter, r *http.Request, body []byte) {
 		}
 		f.blobs[r.URL.Path] = body
 	}
-	w.WriteHeader(201)
+	w.WriteHeader(http.StatusCreated)
 }
 
 func (f *fakeServer) score(w http.ResponseWriter, r *http.Request, body []byte) {
 	w.Header().Set("X-Request-Id", "req-1")
 	if r.Header.Get("Authorization") != "Bearer primary" {
-		w.WriteHeader(401)
+		w.WriteHeader(http.StatusUnauthorized)
 		_, _ = io.WriteString(w, `{"error":{"code":"key_auth_access_denied"}}`)
 		return
 	}
 	if string(body) == "boom" {
 		w.Header().Set("Ms-Azureml-Model-Error-Statuscode", "500")
 		w.Header().Set("Ms-Azureml-Model-Error-Reason", "model_error")
-		w.WriteHeader(424)
+		w.WriteHeader(http.StatusFailedDependency)
 		_, _ = io.WriteString(w, `{"error":{"message":"division by zero"}}`)
 		return
 	}

@@ -66,7 +66,9 @@ func TestFaultsNameTheirPlace(t *testing.T) {
 				t.Fatalf("got %q", got)
 			}
 			for i := range got {
-				if got[i] != c.want[i] && !(strings.HasPrefix(got[i], c.want[i]) && (c.name == "syntax" || c.name == "merge key")) {
+				// The library's words about syntax, and a list of every key, may change.
+				loose := c.name == "syntax" || c.name == "merge key"
+				if got[i] != c.want[i] && (!loose || !strings.HasPrefix(got[i], c.want[i])) {
 					t.Errorf("got  %s\nwant %s", got[i], c.want[i])
 				}
 			}
@@ -181,7 +183,7 @@ func TestDistance(t *testing.T) {
 			t.Fatalf("distance(%q, %q) = %d is out of bounds", a, b, d)
 		}
 	})
-	if distance("trafic", "traffic") != 1 || distance("taffric", "traffic") > 3 || distance("auht", "auth") != 1 {
+	if distance("instnce", "instance") != 1 || distance("isntance", "instance") != 1 || distance("auht", "auth") != 1 {
 		t.Error("known distances are wrong")
 	}
 }
