@@ -27,7 +27,7 @@ type Launcher interface {
 	Launch(ctx context.Context, spec WorkerSpec) (Process, error)
 }
 
-// Process is a worker process that was launched.
+// Process is a worker process that was launched. It is safe for concurrent use.
 type Process interface {
 	// PID is for messages; 0 when it is not known.
 	PID() int

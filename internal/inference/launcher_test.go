@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -39,7 +40,7 @@ type process struct {
 	done    chan struct{}
 	exit    compute.Exit
 	output  *syncBuffer
-	taken   bool // its exit was given to somebody
+	taken   atomic.Bool // its exit was given to somebody
 }
 
 type syncBuffer struct {
@@ -88,7 +89,7 @@ func (l *processes) Launch(_ context.Context, spec WorkerSpec) (Process, error) 
 	if l.broken != nil {
 		return nil, l.broken
 	}
-	if p := l.running[spec.ID]; p != nil && (!stopped(p.done) || !p.taken) {
+	if p := l.running[spec.ID]; p != nil && (!stopped(p.done) || !p.taken.Load()) {
 		return p, nil
 	}
 	l.launches++
@@ -157,7 +158,7 @@ func (p *process) Started() time.Time    { return p.started }
 func (p *process) Done() <-chan struct{} { return p.done }
 
 func (p *process) Exit() compute.Exit {
-	p.taken = true // one pool at a time asks
+	p.taken.Store(true)
 	return p.exit
 }
 

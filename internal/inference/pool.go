@@ -123,9 +123,12 @@ func NewPool(cfg PoolConfig, launcher Launcher, logger *slog.Logger) (*Pool, err
 		}
 		if len(spec.Socket) > socketPathMax {
 			stop()
-			return nil, fmt.Errorf("make pool %s: socket path %q is longer than %d bytes", cfg.Instance, spec.Socket, socketPathMax)
+			return nil, fmt.Errorf("make pool %s: socket path %q is longer than %d bytes",
+				cfg.Instance, spec.Socket, socketPathMax)
 		}
-		p.workers = append(p.workers, &worker{pool: p, spec: spec, since: now, done: ctx.Done(), hurried: make(chan struct{})})
+		p.workers = append(p.workers, &worker{
+			pool: p, spec: spec, since: now, done: ctx.Done(), hurried: make(chan struct{}),
+		})
 	}
 	p.mu.Lock()
 	p.downTimer = time.AfterFunc(cfg.RestartWait, p.giveUpWaiting)
@@ -142,7 +145,8 @@ func (c *PoolConfig) fill() {
 		fallback time.Duration
 	}{
 		{&c.HangTimeout, DefaultHangTimeout}, {&c.StopGrace, DefaultStopGrace}, {&c.RestartWait, DefaultRestartWait},
-		{&c.BackOff.First, DefaultBackOffFirst}, {&c.BackOff.Max, DefaultBackOffMax}, {&c.BackOff.Reset, DefaultBackOffReset},
+		{&c.BackOff.First, DefaultBackOffFirst}, {&c.BackOff.Max, DefaultBackOffMax},
+		{&c.BackOff.Reset, DefaultBackOffReset},
 	} {
 		if *d.value <= 0 {
 			*d.value = d.fallback
@@ -269,7 +273,8 @@ func (p *Pool) pick(small bool) *lane {
 			inc.progress = time.Now()
 			return inc.take(false)
 		}
-		if small && inc.busy < depthMax && inc.mean > 0 && inc.mean < prefetchBelow && (best == nil || inc.busy < best.busy) {
+		short := inc.mean > 0 && inc.mean < prefetchBelow
+		if small && short && inc.busy < depthMax && (best == nil || inc.busy < best.busy) {
 			best = inc
 		}
 	}

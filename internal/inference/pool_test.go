@@ -130,7 +130,8 @@ func TestPoolDeadline(t *testing.T) {
 				t.Errorf("the caller waited %s", took)
 			}
 			// While it goes on the slot is taken; afterwards the same process serves the next.
-			if status, got, err := score(t.Context(), p, "next", 20*time.Second); err != nil || status != 200 || got != `"next"` {
+			status, got, err := score(t.Context(), p, "next", 20*time.Second)
+			if err != nil || status != 200 || got != `"next"` {
 				t.Errorf("next call: %d %q %v", status, got, err)
 			}
 			s := waitStatus(t, p, "idle", func(s Status) bool { return s.Executing == 0 })
@@ -221,13 +222,21 @@ func TestPoolExitsInInit(t *testing.T) {
 		name, script, reason string
 		permanent            bool
 	}{
-		{"raises", "def init(): raise ValueError('no such column')\ndef run(d): return d\n", "init() raised ValueError: no such column", false},
+		{
+			"raises", "def init(): raise ValueError('no such column')\ndef run(d): return d\n",
+			"init() raised ValueError: no such column", false,
+		},
 		{"no run", "def init(): pass\n", "has no function run()", true},
 		{"no such module", "import nothing_of_that_name\ndef init(): pass\ndef run(d): return d\n", "No module named", true},
-		{"exits", "import os\ndef init(): os._exit(9)\ndef run(d): return d\n", "exited with status 9 before init() returned", false},
+		{
+			"exits", "import os\ndef init(): os._exit(9)\ndef run(d): return d\n",
+			"exited with status 9 before init() returned", false,
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p := newPool(t, newProcesses(t, c.script), PoolConfig{BackOff: BackOff{First: 10 * time.Millisecond, Max: 40 * time.Millisecond}})
+			p := newPool(t, newProcesses(t, c.script), PoolConfig{
+				BackOff: BackOff{First: 10 * time.Millisecond, Max: 40 * time.Millisecond},
+			})
 			s := waitStatus(t, p, "an exit", func(s Status) bool { return s.Exit != nil })
 			if !strings.Contains(s.Exit.Reason, c.reason) || s.Exit.Permanent != c.permanent || !s.Exit.InInit {
 				t.Errorf("exit %+v, want reason %q, permanent %v", s.Exit, c.reason, c.permanent)

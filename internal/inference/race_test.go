@@ -172,11 +172,15 @@ def run(raw_data):
 	}
 	for range kills {
 		finished := p.Status().Workers[0].Finished
-		waitStatus(t, p, "at work", func(s Status) bool { return s.Workers[0].Finished > finished+50 && s.Workers[0].State == StateReady })
+		waitStatus(t, p, "at work", func(s Status) bool {
+			return s.Workers[0].Finished > finished+50 && s.Workers[0].State == StateReady
+		})
 		if err := l.process("i-w0").Signal(t.Context(), syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		waitStatus(t, p, "restarting", func(s Status) bool { return s.Workers[0].State != StateReady || s.Workers[0].Finished < 50 })
+		waitStatus(t, p, "restarting", func(s Status) bool {
+			return s.Workers[0].State != StateReady || s.Workers[0].Finished < 50
+		})
 	}
 	wg.Wait()
 	t.Logf("%d gave up, %d lost", gaveUp.Load(), lostCount.Load())

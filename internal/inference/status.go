@@ -135,7 +135,10 @@ func (p *Pool) Status() Status {
 }
 
 func (p *Pool) status() Status {
-	s := Status{State: p.state, Since: p.since, Ready: p.ready, Waiting: p.waiters.length, Workers: make([]WorkerStatus, len(p.workers))}
+	s := Status{
+		State: p.state, Since: p.since, Ready: p.ready, Waiting: p.waiters.length,
+		Workers: make([]WorkerStatus, len(p.workers)),
+	}
 	for i, w := range p.workers {
 		ws := WorkerStatus{State: w.state, Since: w.since, Restarts: w.restarts, Exit: w.exit}
 		if w.inc != nil {

@@ -207,7 +207,8 @@ func TestPoolBrokenAnswers(t *testing.T) {
 		"", "HTTP/1.1 2", "garbage\r\n\r\n", ok + "\r\n", ok + "content-length: 9\r\n\r\nabc",
 		ok + "content-length: 3000000\r\n\r\nabc", ok + "x: " + strings.Repeat("y", maxAnswerHead) + "\r\n\r\n",
 		ok + "transfer-encoding: chunked\r\n\r\n5\r\nab", ok + "transfer-encoding: chunked\r\n\r\nxyz\r\n",
-		ok + "transfer-encoding: chunked\r\n\r\n2\r\nabcd\r\n", ok + "transfer-encoding: chunked\r\n\r\n" + strings.Repeat("1", 500),
+		ok + "transfer-encoding: chunked\r\n\r\n2\r\nabcd\r\n",
+		ok + "transfer-encoding: chunked\r\n\r\n" + strings.Repeat("1", 500),
 		ok + "transfer-encoding: chunked\r\n\r\n0\r\n" + strings.Repeat("a: b\r\n", maxAnswerFields+1) + "\r\n",
 		ok + "transfer-encoding: chunked\r\n\r\nffffffffffffffff\r\n",
 	} {
@@ -257,7 +258,8 @@ func TestPoolPrefetch(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { _, _, _ = score(ctx, p, "sleep 600", 700*time.Second) }) // canceled below
-	load(500)                                                               // 20 s are enough only if nobody waits for the sleeper
+	// 20 seconds for each call are enough only if nobody waits for the sleeper.
+	load(500)
 	cancel()
 	wg.Wait()
 }

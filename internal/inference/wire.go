@@ -45,7 +45,8 @@ func parseHead(b []byte, method string) (head, error) {
 	h := head{length: -1}
 	eol := bytes.IndexByte(b, '\n')
 	line := b[:eol]
-	if len(line) < 13 || string(line[:9]) != "HTTP/1.1 " || line[12] != ' ' && line[12] != '\r' || line[len(line)-1] != '\r' {
+	if len(line) < 13 || string(line[:9]) != "HTTP/1.1 " || line[len(line)-1] != '\r' ||
+		line[12] != ' ' && line[12] != '\r' {
 		return h, &protocolError{"malformed status line"}
 	}
 	for _, c := range line[9:12] {

@@ -50,7 +50,8 @@ func TestParseHead(t *testing.T) {
 	} {
 		h, err := parseHead([]byte(c.in), c.method)
 		if (err == nil) != (c.status != 0) || err == nil && (h.status != c.status || h.length != c.length) {
-			t.Errorf("%.80q for %s: status %d, length %d, %v; want %d, %d", c.in, c.method, h.status, h.length, err, c.status, c.length)
+			t.Errorf("%.80q for %s: status %d, length %d, %v; want %d, %d",
+				c.in, c.method, h.status, h.length, err, c.status, c.length)
 		}
 	}
 }
@@ -87,7 +88,9 @@ func TestAnswerKeepsFields(t *testing.T) {
 func TestParseHeadSurvivesAnything(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		parts := rapid.SliceOf(rapid.OneOf(
-			rapid.SampledFrom([]string{"HTTP/1.1 200 OK", "\r\n", "\n", ":", "content-length", " ", "5", "chunked", "transfer-encoding"}),
+			rapid.SampledFrom([]string{
+				"HTTP/1.1 200 OK", "\r\n", "\n", ":", "content-length", " ", "5", "chunked", "transfer-encoding",
+			}),
 			rapid.StringN(0, 5, -1),
 		)).Draw(t, "parts")
 		h, err := parseHead([]byte(strings.Join(parts, "")+"\r\n"), "POST")
@@ -117,7 +120,9 @@ func TestBeginRefusesWhatWouldSplit(t *testing.T) {
 		}
 	}
 	call := base()
-	call.Header = []Field{{"Content-Length", "9"}, {"X-Request-Id", "forged"}, {"x-portico-number", "9"}, {"TE", "x"}, {"Own", "kept"}}
+	call.Header = []Field{
+		{"Content-Length", "9"}, {"X-Request-Id", "forged"}, {"x-portico-number", "9"}, {"TE", "x"}, {"Own", "kept"},
+	}
 	l := &link{}
 	if err := l.begin(call, "h", 3, 1); err != nil {
 		t.Fatal(err)

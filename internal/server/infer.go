@@ -153,9 +153,12 @@ func awaitReady(ctx context.Context, pool *inference.Pool) error {
 	return ctx.Err()
 }
 
-func serveInstance(ctx context.Context, cfg InferConfig, pool *inference.Pool, listener net.Listener, logger *slog.Logger) error {
+func serveInstance(
+	ctx context.Context, cfg InferConfig, pool *inference.Pool, listener net.Listener, logger *slog.Logger,
+) error {
+	handler := &inferHandler{pool: pool, timeout: cfg.RequestTimeout, maxBytes: cfg.MaxRequestBytes, log: logger}
 	srv := &http.Server{
-		Handler:           &inferHandler{pool: pool, timeout: cfg.RequestTimeout, maxBytes: cfg.MaxRequestBytes, log: logger},
+		Handler:           handler,
 		ReadHeaderTimeout: inferHeaderTimeout,
 		IdleTimeout:       inferIdleTimeout,
 		MaxHeaderBytes:    inferHeaderBytes,

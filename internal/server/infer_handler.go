@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -114,7 +115,7 @@ func (h *inferHandler) readBody(w http.ResponseWriter, r *http.Request, deadline
 		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // likewise
 		return body, true
 	case errors.As(err, &large):
-		writeMessage(w, http.StatusRequestEntityTooLarge, "The body is larger than "+strconv.FormatInt(h.maxBytes, 10)+" bytes.")
+		writeMessage(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("The body is larger than %d bytes.", h.maxBytes))
 	default:
 		writeMessage(w, http.StatusBadRequest, "The body could not be read.")
 	}
@@ -143,7 +144,8 @@ func (h *inferHandler) refuse(w http.ResponseWriter, err error, id string) {
 		writeMessage(w, http.StatusBadGateway, lost.Cause)
 	default:
 		h.log.Error("a request failed", "request_id", id, "error", err)
-		writeMessage(w, http.StatusInternalServerError, "An unexpected internal error occurred. Check the logs for more info.")
+		const text = "An unexpected internal error occurred. Check the logs for more info."
+		writeMessage(w, http.StatusInternalServerError, text)
 	}
 }
 

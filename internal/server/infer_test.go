@@ -166,7 +166,8 @@ func TestInferUpstream(t *testing.T) {
 	u := inference.NewHTTPUpstream("pod", run.address, 4)
 	defer u.Close()
 	for range 3 {
-		if status, got, err := callBody(t.Context(), u, "hello", 10*time.Second); err != nil || status != 200 || got != `"hello"` {
+		status, got, err := callBody(t.Context(), u, "hello", 10*time.Second)
+		if err != nil || status != 200 || got != `"hello"` {
 			t.Fatalf("%d %q %v", status, got, err)
 		}
 	}
@@ -263,7 +264,8 @@ func expectGone(t *testing.T, pid string) {
 
 func TestInferInitFails(t *testing.T) {
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "score.py"), []byte("def init(): raise ValueError('no model')\ndef run(d): return d\n"), 0o644); err != nil {
+	const broken = "def init(): raise ValueError('no model')\ndef run(d): return d\n"
+	if err := os.WriteFile(filepath.Join(dir, "score.py"), []byte(broken), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
@@ -271,8 +273,11 @@ func TestInferInitFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer null.Close()
-	for script, reason := range map[string]string{"score.py": "init() raised ValueError: no model", "absent.py": "absent.py does not exist"} {
-		err := RunInfer(t.Context(), InferConfig{EntryScript: script, AppRoot: dir, Output: null}, slog.New(slog.DiscardHandler))
+	for script, reason := range map[string]string{
+		"score.py": "init() raised ValueError: no model", "absent.py": "absent.py does not exist",
+	} {
+		cfg := InferConfig{EntryScript: script, AppRoot: dir, Output: null}
+		err := RunInfer(t.Context(), cfg, slog.New(slog.DiscardHandler))
 		var failure *InferFailure
 		if !errors.As(err, &failure) || failure.ExitCode() != 3 || !strings.Contains(err.Error(), reason) {
 			t.Errorf("%s: %v, want an InferFailure with %q", script, err, reason)
