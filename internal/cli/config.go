@@ -29,7 +29,7 @@ func (a *App) configShow() *cobra.Command {
 	c := &cobra.Command{
 		Use: "show", Short: "Print what is in force and where it comes from", Args: cobra.NoArgs,
 		Long: "Print every setting of the server with its value and its source (flag, environment, file or default),\n" +
-			"your own defaults, and the instance types. Tables show the settings; -o json shows all.",
+			"and the instance types; -o json also shows your own defaults. A running server is asked what it was started with.",
 	}
 	f.bind(c)
 	c.Flags().StringVarP(&p.format, "output", "o", "table", "output format: "+strings.Join(formats, ", "))
@@ -50,10 +50,16 @@ func (a *App) configShow() *cobra.Command {
 		if inForce := a.settingsInForce(cmd, cfg.DataDir); inForce != nil {
 			all.Settings = inForce
 		}
-		if p.format == "table" && p.query == "" {
-			return p.print(all.Settings, []column{{"Key", "key"}, {"Value", "value"}, {"Source", "source"}})
+		if p.format != "table" || p.query != "" {
+			return p.print(all, nil)
 		}
-		return p.print(all, nil)
+		if err := p.print(all.Settings, []column{{"Key", "key"}, {"Value", "value"}, {"Source", "source"}}); err != nil {
+			return err
+		}
+		fmt.Fprintln(a.Out)
+		return p.print(all.InstanceTypes, []column{
+			{"InstanceType", "name"}, {"CPUs", "cpus"}, {"MemoryMiB", "memoryMiB"}, {"GPUs", "gpus"}, {"GPU", "gpu"},
+		})
 	}
 	return c
 }

@@ -9,11 +9,13 @@ import (
 	"portico/internal/online"
 )
 
+var environmentColumns = []column{
+	{"Name", "name"}, {"Version", "version"}, {"Image", "image"}, {"Archived", "is_archived"},
+}
+
 func (a *App) environmentCommand(g *globalFlags) *cobra.Command {
 	noun := assetNoun{
-		kind: online.KindEnvironment, word: "environment", columns: []column{
-			{"Name", "name"}, {"Version", "version"}, {"Image", "image"}, {"Archived", "is_archived"},
-		},
+		kind: online.KindEnvironment, word: "environment", columns: environmentColumns,
 		shown: func(w *arm.Asset) any { return environmentFromWire(w) },
 	}
 	c := &cobra.Command{Use: "environment", Short: "Registered Python environments"}
@@ -69,7 +71,7 @@ func (a *App) environmentCreate(g *globalFlags) *cobra.Command {
 			if _, err := s.client.get(ctx, id, nil, &asset); err != nil {
 				return err
 			}
-			return s.printer.print(environmentFromWire(&asset), nil)
+			return s.printer.print(environmentFromWire(&asset), environmentColumns)
 		})(cmd, nil)
 	}
 	return c

@@ -9,11 +9,13 @@ import (
 	"portico/internal/online"
 )
 
+var modelColumns = []column{
+	{"Name", "name"}, {"Version", "version"}, {"Type", "type"}, {"Digest", "digest"}, {"Archived", "is_archived"},
+}
+
 func (a *App) modelCommand(g *globalFlags) *cobra.Command {
 	noun := assetNoun{
-		kind: online.KindModel, word: "model", columns: []column{
-			{"Name", "name"}, {"Version", "version"}, {"Type", "type"}, {"Digest", "digest"}, {"Archived", "is_archived"},
-		},
+		kind: online.KindModel, word: "model", columns: modelColumns,
 		shown: func(w *arm.Asset) any { return modelFromWire(w) },
 	}
 	c := &cobra.Command{Use: "model", Short: "Registered models"}
@@ -63,7 +65,7 @@ func (a *App) modelCreate(g *globalFlags) *cobra.Command {
 			if _, err := s.client.get(ctx, id, nil, &asset); err != nil {
 				return err
 			}
-			return s.printer.print(modelFromWire(&asset), nil)
+			return s.printer.print(modelFromWire(&asset), modelColumns)
 		})(cmd, nil)
 	}
 	return c

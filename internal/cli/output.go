@@ -322,13 +322,20 @@ func writeTable(w io.Writer, n *yaml.Node, columns []column) error {
 			under[i] = strings.Repeat("-", max(len(under[i]), len([]rune(row[i]))))
 		}
 	}
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for i, row := range slices.Insert(slices.Clone(table), 1, under) {
-		if i > 0 || strings.Join(row, "") != "" {
-			fmt.Fprintln(tw, strings.Join(row, "\t"))
+	var aligned bytes.Buffer
+	tw := tabwriter.NewWriter(&aligned, 0, 0, 2, ' ', 0)
+	for _, row := range slices.Insert(slices.Clone(table), 1, under) {
+		fmt.Fprintln(tw, strings.Join(row, "\t"))
+	}
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	for line := range strings.Lines(aligned.String()) {
+		if _, err := fmt.Fprintln(w, strings.TrimRight(line, " \n")); err != nil {
+			return err
 		}
 	}
-	return tw.Flush()
+	return nil
 }
 
 // tableCells gives the titles and then the rows. Without columns the plain values of the first row make them.
