@@ -94,7 +94,8 @@ type globalFlags struct {
 
 func (g *globalFlags) bind(c *cobra.Command) {
 	f := c.PersistentFlags()
-	f.StringVar(&g.dataDir, "data-dir", "", "data directory of a server on this machine (default $"+envDataDir+", $"+envURL+" or "+defaultDataDir+")")
+	f.StringVar(&g.dataDir, "data-dir", "",
+		"data directory of a server on this machine (default $"+envDataDir+", $"+envURL+" or "+defaultDataDir+")")
 	f.StringVarP(&g.output, "output", "o", "json", "output format: "+strings.Join(formats, ", "))
 	f.StringVar(&g.query, "query", "", "JMESPath expression that selects from the result")
 	f.BoolVar(&g.verbose, "verbose", false, "show every stage of long operations")
@@ -118,9 +119,10 @@ func must(err error) {
 
 // open finds the server and checks the output flags. It sends nothing.
 func (g *globalFlags) open(a *App) (*session, error) {
+	color := isTerminal(a.Out) && a.Getenv("NO_COLOR") == ""
 	s := &session{
 		App:      a,
-		printer:  &printer{out: a.Out, format: g.output, query: g.query, color: isTerminal(a.Out) && a.Getenv("NO_COLOR") == ""},
+		printer:  &printer{out: a.Out, format: g.output, query: g.query, color: color},
 		progress: &progress{w: a.Err, terminal: isTerminal(a.Err), verbose: g.verbose, quiet: g.quiet, now: time.Now},
 	}
 	if err := s.printer.check(); err != nil {
@@ -151,7 +153,9 @@ func isTerminal(stream any) bool {
 }
 
 // run wraps a command's work: it opens the session only when the command runs, so that help needs no server.
-func (g *globalFlags) run(a *App, work func(context.Context, *session, []string) error) func(*cobra.Command, []string) error {
+func (g *globalFlags) run(
+	a *App, work func(context.Context, *session, []string) error,
+) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		s, err := g.open(a)
 		if err != nil {
@@ -188,7 +192,8 @@ func (s *session) confirm(yes bool, question string) error {
 	}
 	fmt.Fprintf(s.Err, "%s (y/n): ", question)
 	var reply string
-	if _, err := fmt.Fscanln(s.In, &reply); err != nil || !strings.EqualFold(reply, "y") && !strings.EqualFold(reply, "yes") {
+	_, err := fmt.Fscanln(s.In, &reply)
+	if err != nil || !strings.EqualFold(reply, "y") && !strings.EqualFold(reply, "yes") {
 		return &interruptedError{"nothing was changed"}
 	}
 	return nil

@@ -174,7 +174,8 @@ func decodeReference(d *decoder, n *yaml.Node, path, inPlace string) (string, bo
 	case n.Kind == yaml.ScalarNode && isReference(n.Value):
 		return n.Value, true
 	case n.Kind == yaml.ScalarNode:
-		d.add(n, path, "%q is not a reference; write azureml:NAME:VERSION or azureml:NAME@latest for a registered asset, or %s for a local one",
+		d.add(n, path, "%q is not a reference; write azureml:NAME:VERSION or azureml:NAME@latest for a registered asset, "+
+			"or %s for a local one",
 			n.Value, strings.ReplaceAll(inPlace, "%s", n.Value))
 	case n.Kind != yaml.MappingNode:
 		d.add(n, path, "must be a reference such as azureml:NAME:VERSION, or a mapping, not %s", describe(n))
@@ -238,7 +239,8 @@ func modelFromWire(w *arm.Asset) *modelFile {
 	p := &w.Properties
 	return &modelFile{
 		ID: w.ID, Name: segment(w.ID, string(online.KindModel)), Version: orDefault(segment(w.ID, "versions"), w.Name),
-		Description: p.Description, Tags: orEmpty(p.Tags), Properties: orEmpty(p.Properties), Type: p.ModelType, Path: p.ModelURI,
+		Description: p.Description, Tags: orEmpty(p.Tags), Properties: orEmpty(p.Properties), Type: p.ModelType,
+		Path:   p.ModelURI,
 		Digest: p.Digest, Stage: p.Stage, Archived: &p.IsArchived,
 		CreationContext: createdFromWire(w.SystemData), ResourceGroup: segment(w.ID, "resourceGroups"),
 	}
@@ -247,7 +249,8 @@ func modelFromWire(w *arm.Asset) *modelFile {
 func environmentFromWire(w *arm.Asset) *environmentFile {
 	p := &w.Properties
 	f := &environmentFile{
-		ID: w.ID, Name: segment(w.ID, string(online.KindEnvironment)), Version: orDefault(segment(w.ID, "versions"), w.Name),
+		ID: w.ID, Name: segment(w.ID, string(online.KindEnvironment)),
+		Version:     orDefault(segment(w.ID, "versions"), w.Name),
 		Description: p.Description, Tags: orEmpty(p.Tags), Properties: orEmpty(p.Properties), Image: p.Image,
 		Requirements: p.Requirements, OSType: osWords.file(p.OSType), Archived: &p.IsArchived,
 		CreationContext: createdFromWire(w.SystemData), ResourceGroup: segment(w.ID, "resourceGroups"),

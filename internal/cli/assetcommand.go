@@ -21,7 +21,8 @@ type assetNoun struct {
 // assetCommands are the commands that every kind of versioned asset has.
 func (a *App) assetCommands(g *globalFlags, noun assetNoun) []*cobra.Command {
 	return []*cobra.Command{
-		a.assetList(g, noun), a.assetShow(g, noun), a.assetDelete(g, noun), a.assetArchive(g, noun, true), a.assetArchive(g, noun, false),
+		a.assetList(g, noun), a.assetShow(g, noun), a.assetDelete(g, noun), a.assetArchive(g, noun, true),
+		a.assetArchive(g, noun, false),
 	}
 }
 
@@ -54,10 +55,12 @@ func (a *App) assetList(g *globalFlags, noun assetNoun) *cobra.Command {
 			for i, f := range found {
 				p := f.Properties
 				out[i] = shownContainer{
-					ID: f.ID, Name: f.Name, Description: p.Description, Tags: orEmpty(p.Tags), LatestVersion: text(p.LatestVersion), Archived: p.IsArchived,
+					ID: f.ID, Name: f.Name, Description: p.Description, Tags: orEmpty(p.Tags),
+					LatestVersion: text(p.LatestVersion), Archived: p.IsArchived,
 				}
 			}
-			return s.printer.print(out, []column{{"Name", "name"}, {"LatestVersion", "latest_version"}, {"Archived", "is_archived"}})
+			return s.printer.print(out, []column{{"Name", "name"}, {"LatestVersion", "latest_version"},
+				{"Archived", "is_archived"}})
 		}
 		found, err := list[arm.Asset](ctx, s.client, s.containerPath(noun.kind, name)+"/versions", archived(all))
 		if err != nil {
@@ -130,7 +133,8 @@ func (a *App) assetShow(g *globalFlags, noun assetNoun) *cobra.Command {
 func (a *App) assetDelete(g *globalFlags, noun assetNoun) *cobra.Command {
 	var v assetVersion
 	var yes bool
-	c := &cobra.Command{Use: "delete", Short: fmt.Sprintf("Delete a version of a %s that no deployment uses", noun.word), Args: cobra.NoArgs}
+	c := &cobra.Command{Use: "delete", Short: fmt.Sprintf("Delete a version of a %s that no deployment uses",
+		noun.word), Args: cobra.NoArgs}
 	v.bind(a, c, g, noun)
 	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	c.RunE = g.run(a, func(ctx context.Context, s *session, _ []string) error {
@@ -150,7 +154,8 @@ func (a *App) assetDelete(g *globalFlags, noun assetNoun) *cobra.Command {
 // assetArchive hides a version (or, without one, the whole asset) from listings and @latest, or shows it again.
 func (a *App) assetArchive(g *globalFlags, noun assetNoun, archive bool) *cobra.Command {
 	var v assetVersion
-	c := &cobra.Command{Use: "archive", Short: fmt.Sprintf("Hide a %s, or one version, from listings and @latest", noun.word), Args: cobra.NoArgs}
+	c := &cobra.Command{Use: "archive", Short: fmt.Sprintf("Hide a %s, or one version, from listings and @latest",
+		noun.word), Args: cobra.NoArgs}
 	if !archive {
 		c.Use, c.Short = "restore", fmt.Sprintf("Show an archived %s, or one version, again", noun.word)
 	}
@@ -160,13 +165,15 @@ func (a *App) assetArchive(g *globalFlags, noun assetNoun, archive bool) *cobra.
 			return err
 		}
 		if v.version == "" {
-			return setArchived(ctx, s.client, s.containerPath(noun.kind, v.name), archive, func(c *arm.AssetContainer) (*bool, string) {
-				return &c.Properties.IsArchived, c.ETag
-			})
+			return setArchived(ctx, s.client, s.containerPath(noun.kind, v.name), archive,
+				func(c *arm.AssetContainer) (*bool, string) {
+					return &c.Properties.IsArchived, c.ETag
+				})
 		}
-		return setArchived(ctx, s.client, arm.FormatID(s.scope.Asset(noun.kind, v.name, v.version)), archive, func(w *arm.Asset) (*bool, string) {
-			return &w.Properties.IsArchived, w.ETag
-		})
+		return setArchived(ctx, s.client, arm.FormatID(s.scope.Asset(noun.kind, v.name, v.version)), archive,
+			func(w *arm.Asset) (*bool, string) {
+				return &w.Properties.IsArchived, w.ETag
+			})
 	})
 	return c
 }

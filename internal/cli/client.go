@@ -53,7 +53,8 @@ func newClient(p place, version string, warn func(string)) (*client, error) {
 	if p.CAFile != "" {
 		pem, err := os.ReadFile(p.CAFile)
 		if err != nil {
-			return nil, &unreachableError{msg: fmt.Sprintf("cannot read the server's certificate authority: %v", err), cause: err}
+			return nil, &unreachableError{msg: fmt.Sprintf("cannot read the server's certificate authority: %v", err),
+				cause: err}
 		}
 		pool := x509.NewCertPool()
 		if !pool.AppendCertsFromPEM(pem) {
@@ -129,7 +130,8 @@ func list[T any](ctx context.Context, c *client, path string, query url.Values) 
 // send carries out one management request and gives the answer if the server agreed, else its error. path is an ARM
 // path or an absolute URL of the same server. A GET is repeated a few times when the server cannot be reached or is
 // restarting; a change never is.
-func (c *client) send(ctx context.Context, method, path string, query url.Values, body any, header http.Header) (*answer, error) {
+func (c *client) send(ctx context.Context, method, path string, query url.Values, body any,
+	header http.Header) (*answer, error) {
 	var text []byte
 	if body != nil {
 		var err error
@@ -246,7 +248,8 @@ func (c *client) unreachable(ctx context.Context, err error) error {
 		hint = "set " + envCAFile + " to the server's pki/ca.pem"
 	}
 	return &unreachableError{
-		msg:   fmt.Sprintf("cannot reach the server at %s (from %s): %v; %s", c.place.ManagementURL, c.place.found, err, hint),
+		msg: fmt.Sprintf("cannot reach the server at %s (from %s): %v; %s", c.place.ManagementURL, c.place.found, err,
+			hint),
 		cause: err,
 	}
 }

@@ -9,7 +9,9 @@ import (
 	"portico/internal/online"
 )
 
-var datastoreColumns = []column{{"Name", "name"}, {"Type", "type"}, {"Container", "container_name"}, {"Default", "is_default"}}
+var datastoreColumns = []column{
+	{"Name", "name"}, {"Type", "type"}, {"Container", "container_name"}, {"Default", "is_default"},
+}
 
 // datastoreFile is a datastore as it is printed.
 type datastoreFile struct {
@@ -23,7 +25,8 @@ type datastoreFile struct {
 
 func datastoreFromWire(w *arm.Datastore) datastoreFile {
 	p := w.Properties
-	return datastoreFile{ID: w.ID, Name: w.Name, Type: p.DatastoreType, Account: p.AccountName, Container: p.ContainerName, Default: p.IsDefault}
+	return datastoreFile{ID: w.ID, Name: w.Name, Type: p.DatastoreType, Account: p.AccountName,
+		Container: p.ContainerName, Default: p.IsDefault}
 }
 
 func (a *App) datastoreCommand(g *globalFlags) *cobra.Command {

@@ -21,7 +21,8 @@ const maxLogLines = 5000
 
 func (a *App) deploymentCommand(g *globalFlags) *cobra.Command {
 	c := &cobra.Command{
-		Use: "online-deployment", Aliases: []string{"deployment"}, Short: "Models with their code, environment and instances behind an endpoint",
+		Use: "online-deployment", Aliases: []string{"deployment"},
+		Short: "Models with their code, environment and instances behind an endpoint",
 	}
 	return group(c,
 		a.deploymentCreate(g), a.deploymentUpdate(g), a.deploymentShow(g), a.deploymentList(g), a.deploymentDelete(g),
@@ -69,7 +70,8 @@ func (a *App) deploymentCreate(g *globalFlags) *cobra.Command {
 	w.bind(c, "deployment")
 	w.bindWait(c)
 	d.bindEndpoint(a, c, g)
-	c.Flags().BoolVar(&allTraffic, "all-traffic", false, "give the deployment 100 % of the endpoint's traffic once it is ready")
+	c.Flags().BoolVar(&allTraffic, "all-traffic", false,
+		"give the deployment 100 % of the endpoint's traffic once it is ready")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := spill(cmd, args, map[string]*[]string{"set": &w.sets}); err != nil {
 			return err
@@ -112,7 +114,8 @@ func (a *App) deploymentCreate(g *globalFlags) *cobra.Command {
 }
 
 // putDeployment registers the assets, puts the deployment and waits for it.
-func (s *session) putDeployment(ctx context.Context, d deploymentName, f *deploymentFile, base, etag string, noWait bool) error {
+func (s *session) putDeployment(ctx context.Context, d deploymentName, f *deploymentFile, base, etag string,
+	noWait bool) error {
 	ids, err := s.prepareAssets(ctx, f, base)
 	if err != nil {
 		return err
@@ -261,12 +264,14 @@ func (a *App) deploymentLogs(g *globalFlags) *cobra.Command {
 	var container, instance string
 	var lines int
 	c := &cobra.Command{
-		Use: "get-logs", Short: "Print what a deployment's instances, or the build of its environment, wrote", Args: cobra.NoArgs,
+		Use: "get-logs", Short: "Print what a deployment's instances, or the build of its environment, wrote",
+		Args: cobra.NoArgs,
 	}
 	d.bind(a, c, g)
 	f := c.Flags()
 	f.IntVarP(&lines, "lines", "l", maxLogLines, "number of last lines")
-	f.StringVarP(&container, "container", "c", "inference-server", "inference-server (the instances) or storage-initializer (environment and files)")
+	f.StringVarP(&container, "container", "c", "inference-server",
+		"inference-server (the instances) or storage-initializer (environment and files)")
 	f.StringVar(&instance, "instance", "", "only this instance; `online-deployment show` lists them")
 	must(c.RegisterFlagCompletionFunc("container",
 		cobra.FixedCompletions([]string{containers[0][0], containers[1][0]}, cobra.ShellCompDirectiveNoFileComp)))

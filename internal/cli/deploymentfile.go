@@ -120,7 +120,8 @@ func (f *deploymentFile) wire(scope online.WorkspaceID, ids resolvedAssets) *arm
 			Properties: orEmpty(f.Properties), Model: optional(ids.Model), ModelMountPath: optional(f.ModelMountPath),
 			EnvironmentID: optional(ids.Environment), EnvironmentVariables: orEmpty(f.EnvironmentVariables),
 			InstanceType: f.InstanceType, AppInsightsEnabled: isTrue(f.AppInsightsEnabled),
-			LivenessProbe: f.LivenessProbe.wire(), ReadinessProbe: f.ReadinessProbe.wire(), StartupProbe: f.StartupProbe.wire(),
+			LivenessProbe: f.LivenessProbe.wire(), ReadinessProbe: f.ReadinessProbe.wire(),
+			StartupProbe:              f.StartupProbe.wire(),
 			EgressPublicNetworkAccess: accessWords.wire(f.EgressPublicNetwork), DataCollector: f.DataCollector.wire(scope),
 			PrivateNetworkConnection: arm.Refused(isTrue(f.PrivateNetworkConnection)),
 		},
@@ -131,12 +132,14 @@ func (f *deploymentFile) wire(scope online.WorkspaceID, ids resolvedAssets) *arm
 	}
 	if r := f.RequestSettings; r != nil {
 		p.RequestSettings = &arm.RequestSettings{
-			MaxConcurrent: r.MaxConcurrent, MaxQueueWait: milliseconds(r.MaxQueueWaitMS), RequestTimeout: milliseconds(r.RequestTimeoutMS),
+			MaxConcurrent: r.MaxConcurrent, MaxQueueWait: milliseconds(r.MaxQueueWaitMS),
+			RequestTimeout: milliseconds(r.RequestTimeoutMS),
 		}
 	}
 	if s := f.ScaleSettings; s != nil {
 		p.ScaleSettings = &arm.ScaleSettings{
-			ScaleType: scaleWords.wire(orDefault(s.Type, "default")), MinInstances: s.MinInstances, MaxInstances: s.MaxInstances,
+			ScaleType: scaleWords.wire(orDefault(s.Type, "default")), MinInstances: s.MinInstances,
+			MaxInstances:    s.MaxInstances,
 			PollingInterval: seconds(s.PollingInterval), TargetUtilization: s.TargetUtilization,
 		}
 	}
@@ -190,8 +193,9 @@ func deploymentFromWire(w *arm.Deployment) *deploymentFile {
 		AppInsightsEnabled: &p.AppInsightsEnabled,
 		LivenessProbe:      probeFromWire(p.LivenessProbe), ReadinessProbe: probeFromWire(p.ReadinessProbe),
 		StartupProbe:        probeFromWire(p.StartupProbe),
-		EgressPublicNetwork: accessWords.file(p.EgressPublicNetworkAccess), DataCollector: collectorFromWire(p.DataCollector),
-		Location: w.Location, ProvisioningState: p.ProvisioningState, Instances: p.Instances, Error: p.ServiceError,
+		EgressPublicNetwork: accessWords.file(p.EgressPublicNetworkAccess),
+		DataCollector:       collectorFromWire(p.DataCollector),
+		Location:            w.Location, ProvisioningState: p.ProvisioningState, Instances: p.Instances, Error: p.ServiceError,
 		CreationContext: createdFromWire(w.SystemData), ResourceGroup: segment(w.ID, "resourceGroups"),
 	}
 	for _, stage := range p.Stages {
@@ -205,7 +209,8 @@ func deploymentFromWire(w *arm.Deployment) *deploymentFile {
 	}
 	if r := p.RequestSettings; r != nil {
 		f.RequestSettings = &requestFile{
-			MaxConcurrent: r.MaxConcurrent, MaxQueueWaitMS: inMilliseconds(r.MaxQueueWait), RequestTimeoutMS: inMilliseconds(r.RequestTimeout),
+			MaxConcurrent: r.MaxConcurrent, MaxQueueWaitMS: inMilliseconds(r.MaxQueueWait),
+			RequestTimeoutMS: inMilliseconds(r.RequestTimeout),
 		}
 	}
 	if s := p.ScaleSettings; s != nil {

@@ -16,7 +16,8 @@ import (
 )
 
 var endpointColumns = []column{
-	{"Name", "name"}, {"State", "provisioning_state"}, {"Auth", "auth_mode"}, {"Traffic", "traffic"}, {"Mirror", "mirror_traffic"}, {"ScoringUri", "scoring_uri"},
+	{"Name", "name"}, {"State", "provisioning_state"}, {"Auth", "auth_mode"}, {"Traffic", "traffic"},
+	{"Mirror", "mirror_traffic"}, {"ScoringUri", "scoring_uri"},
 }
 
 func (a *App) endpointCommand(g *globalFlags) *cobra.Command {
@@ -185,7 +186,8 @@ func (a *App) endpointUpdate(g *globalFlags) *cobra.Command {
 	}
 	w.bind(c, "endpoint")
 	w.bindWait(c)
-	c.Flags().StringArrayVar(&traffic, "traffic", nil, "share of each deployment in percent: \"blue=90 green=10\"; the others get none")
+	c.Flags().StringArrayVar(&traffic, "traffic", nil,
+		"share of each deployment in percent: \"blue=90 green=10\"; the others get none")
 	c.Flags().StringArrayVar(&mirror, "mirror-traffic", nil, "share that is copied to a deployment: \"green=10\"")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		err := spill(cmd, args, map[string]*[]string{"set": &w.sets, "traffic": &traffic, "mirror-traffic": &mirror})

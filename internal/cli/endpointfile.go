@@ -105,8 +105,10 @@ func endpointFromWire(w *arm.Endpoint, deployments []string) *endpointFile {
 		ID: w.ID, Name: w.Name, Description: p.Description, Tags: orEmpty(w.Tags), Properties: orEmpty(p.Properties),
 		AuthMode: authWords.file(p.AuthMode), Traffic: orEmpty(p.Traffic), MirrorTraffic: orEmpty(p.MirrorTraffic),
 		PublicNetworkAccess: accessWords.file(p.PublicNetworkAccess), Compute: text(p.Compute), Location: w.Location,
-		Kind: w.Kind, ProvisioningState: p.ProvisioningState, ScoringURI: text(p.ScoringURI), OpenAPIURI: text(p.SwaggerURI),
-		Error: p.ServiceError, CreationContext: createdFromWire(w.SystemData), ResourceGroup: segment(w.ID, "resourceGroups"),
+		Kind: w.Kind, ProvisioningState: p.ProvisioningState, ScoringURI: text(p.ScoringURI),
+		OpenAPIURI: text(p.SwaggerURI),
+		Error:      p.ServiceError, CreationContext: createdFromWire(w.SystemData),
+		ResourceGroup: segment(w.ID, "resourceGroups"),
 	}
 	if w.Identity != nil {
 		f.Identity = &identityFile{
@@ -126,7 +128,8 @@ func createdFromWire(s *arm.SystemData) *createdFile {
 	if s == nil {
 		return nil
 	}
-	return &createdFile{CreatedAt: s.CreatedAt, CreatedBy: s.CreatedBy, LastModifiedAt: s.LastModifiedAt, LastModifiedBy: s.LastModifiedBy}
+	return &createdFile{CreatedAt: s.CreatedAt, CreatedBy: s.CreatedBy, LastModifiedAt: s.LastModifiedAt,
+		LastModifiedBy: s.LastModifiedBy}
 }
 
 // optional and text translate between "absent" on the wire and in a file.

@@ -71,7 +71,8 @@ func ExitCode(err error) int {
 	if errors.As(err, &coded) {
 		return coded.ExitCode() // a program that keeps the codes of the one it stands for
 	}
-	if e, ok := online.AsError(err); ok && (e.Code == online.CodeNotFound || strings.HasSuffix(string(e.Code), "NotFound")) {
+	if e, ok := online.AsError(err); ok && (e.Code == online.CodeNotFound ||
+		strings.HasSuffix(string(e.Code), "NotFound")) {
 		return ExitNotFound
 	}
 	return ExitFailed
@@ -105,7 +106,8 @@ func writeError(w io.Writer, err error) {
 }
 
 func writeDetail(w io.Writer, e online.Error, indent string) {
-	fmt.Fprintf(w, "%s- (%s) %s", indent, e.Code, strings.ReplaceAll(strings.TrimRight(e.Message, "\n"), "\n", "\n"+indent+"  "))
+	fmt.Fprintf(w, "%s- (%s) %s", indent, e.Code, strings.ReplaceAll(strings.TrimRight(e.Message, "\n"), "\n",
+		"\n"+indent+"  "))
 	if e.Target != "" {
 		fmt.Fprintf(w, "\n%s  target: %s", indent, e.Target)
 	}

@@ -38,12 +38,14 @@ func TestEndpointLife(t *testing.T) {
 
 	var shown endpointFile
 	f.must("ml", "online-endpoint", "create", "-f", file, "--set", "tags.stage=prod").json(t, &shown)
-	if shown.Name != "iris" || shown.ProvisioningState != "Succeeded" || shown.Tags["stage"] != "prod" || shown.Tags["team"] != "a" {
+	if shown.Name != "iris" || shown.ProvisioningState != "Succeeded" || shown.Tags["stage"] != "prod" ||
+		shown.Tags["team"] != "a" {
 		t.Errorf("got %+v", shown)
 	}
 	equalLines(t, "create", f.sent("PUT"), "PUT /onlineEndpoints/iris")
 	put := f.find("PUT /onlineEndpoints/iris")
-	if put.header.Get("If-Match") != "" || put.header.Get("User-Agent") != "portico/test" || put.header.Get("X-Ms-Client-Request-Id") == "" {
+	if put.header.Get("If-Match") != "" || put.header.Get("User-Agent") != "portico/test" ||
+		put.header.Get("X-Ms-Client-Request-Id") == "" {
 		t.Errorf("headers %v", put.header)
 	}
 
@@ -73,11 +75,13 @@ func TestEndpointLife(t *testing.T) {
 		t.Errorf("got %+v", again)
 	}
 
-	if o := f.portico("ml", "online-endpoint", "delete", "-n", "iris"); o.code != ExitUsage || !strings.Contains(o.err, "--yes") {
+	if o := f.portico("ml", "online-endpoint", "delete", "-n", "iris"); o.code != ExitUsage ||
+		!strings.Contains(o.err, "--yes") {
 		t.Errorf("delete without --yes: %+v", o)
 	}
 	f.must("ml", "online-endpoint", "delete", "-n", "iris", "-y")
-	if o := f.portico("ml", "online-endpoint", "show", "-n", "iris"); o.code != ExitNotFound || o.out != "" || !strings.Contains(o.err, "ResourceNotFound") {
+	if o := f.portico("ml", "online-endpoint", "show", "-n", "iris"); o.code != ExitNotFound || o.out != "" ||
+		!strings.Contains(o.err, "ResourceNotFound") {
 		t.Errorf("show after delete: %+v", o)
 	}
 }
@@ -132,24 +136,30 @@ func TestDeploymentCreateUploadsOnce(t *testing.T) {
 		Model    string `json:"model"`
 	}
 	first.json(t, &shown)
-	if shown.Endpoint != "iris" || shown.State != "Succeeded" || !strings.HasPrefix(shown.Model, "azureml:/subscriptions/") {
+	if shown.Endpoint != "iris" || shown.State != "Succeeded" || !strings.HasPrefix(shown.Model,
+		"azureml:/subscriptions/") {
 		t.Errorf("got %+v", shown)
 	}
 	blobs := sortedKeys(f.blobs)
-	want := []string{"/blobs/upload-1/src/.amlignore", "/blobs/upload-1/src/lib/util.py", "/blobs/upload-1/src/score.py", "/blobs/upload-2/model/weights.bin"}
+	want := []string{"/blobs/upload-1/src/.amlignore", "/blobs/upload-1/src/lib/util.py",
+		"/blobs/upload-1/src/score.py", "/blobs/upload-2/model/weights.bin"}
 	equalLines(t, "uploaded", blobs, want...)
 	if !strings.Contains(first.err, "Uploaded src: 3 files") || !strings.Contains(first.err, "Deployment blue: Succeeded") {
 		t.Errorf("progress is %q", first.err)
 	}
 	puts := f.sent("PUT")
 	puts = slices.DeleteFunc(puts, func(s string) bool { return strings.HasPrefix(s, "PUT /blobs") })
-	code, model := "/codes/"+hashOf(t, filepath.Join(dir, "src"))+"/versions/1", "/models/"+hashOf(t, filepath.Join(dir, "model"))+"/versions/1"
-	if len(puts) != 5 || puts[0] != "PUT "+code || !strings.HasPrefix(puts[1], "PUT /environments/CliV2AnonymousEnvironment/versions/") ||
-		puts[2] != "PUT "+model || puts[3] != "PUT /onlineEndpoints/iris/deployments/blue" || puts[4] != "PUT /onlineEndpoints/iris" {
+	code, model := "/codes/"+hashOf(t, filepath.Join(dir, "src"))+"/versions/1",
+		"/models/"+hashOf(t, filepath.Join(dir, "model"))+"/versions/1"
+	if len(puts) != 5 || puts[0] != "PUT "+code || !strings.HasPrefix(puts[1],
+		"PUT /environments/CliV2AnonymousEnvironment/versions/") ||
+		puts[2] != "PUT "+model || puts[3] != "PUT /onlineEndpoints/iris/deployments/blue" ||
+		puts[4] != "PUT /onlineEndpoints/iris" {
 		t.Errorf("puts %q", puts)
 	}
 	var asset arm.Asset
-	if err := json.Unmarshal([]byte(f.find("PUT "+code).body), &asset); err != nil || asset.Properties.CodeURI != f.url+"/blobs/upload-1/src" || !asset.Properties.IsAnonymous {
+	if err := json.Unmarshal([]byte(f.find("PUT "+code).body), &asset); err != nil ||
+		asset.Properties.CodeURI != f.url+"/blobs/upload-1/src" || !asset.Properties.IsAnonymous {
 		t.Errorf("code is registered as %+v (%v)", asset.Properties, err)
 	}
 	var sent arm.Deployment
@@ -160,7 +170,8 @@ func TestDeploymentCreateUploadsOnce(t *testing.T) {
 		t.Errorf("the deployment names %+v", sent.Properties)
 	}
 	var e arm.Endpoint
-	if err := json.Unmarshal([]byte(f.find("PUT /onlineEndpoints/iris").body), &e); err != nil || e.Properties.Traffic["blue"] != 100 {
+	if err := json.Unmarshal([]byte(f.find("PUT /onlineEndpoints/iris").body), &e); err != nil ||
+		e.Properties.Traffic["blue"] != 100 {
 		t.Errorf("--all-traffic put %+v (%v)", e.Properties.Traffic, err)
 	}
 
@@ -199,36 +210,44 @@ func TestNothingIsSentForALocalMistake(t *testing.T) {
 		args []string
 		want string
 	}{
-		"missing file":       {[]string{"ml", "online-deployment", "create", "-f", "/nowhere.yml"}, "cannot read --file"},
-		"no file":            {[]string{"ml", "online-deployment", "create"}, "--file is required"},
-		"missing script":     {create("--set", "code_configuration.scoring_script=run.py"), "run.py is not a file in"},
-		"missing code":       {create("--set", "code_configuration.code=./nowhere"), "nowhere is not a folder"},
-		"missing model":      {create("--set", "model.path=./nowhere"), "nowhere does not exist"},
-		"missing conda":      {create("--set", "environment.conda_file=./nowhere"), "nowhere is not a file"},
-		"no model path":      {create("--set", "model.path="), "model.path is required"},
-		"unknown key":        {create("--set", "instance_cuont=2"), "did you mean instance_count"},
-		"all and no wait":    {create("--all-traffic", "--no-wait"), "cannot be combined"},
-		"bad output":         {create("-o", "jsn"), "did you mean json"},
-		"bad query":          {create("--query", "[?"), "JMESPath"},
-		"stray word":         {create("now"), `unexpected argument "now"`},
-		"unknown flag":       {create("--nope"), "unknown flag: --nope"},
-		"bad traffic":        {[]string{"ml", "online-endpoint", "update", "-n", "iris", "--traffic", "blue"}, "is not NAME=PERCENT"},
-		"nothing to change":  {[]string{"ml", "online-endpoint", "update", "-n", "iris"}, "nothing to change"},
-		"no name":            {[]string{"ml", "online-endpoint", "show"}, "name the endpoint"},
-		"delete needs name":  {[]string{"ml", "online-endpoint", "delete", "-y"}, "--name is required"},
-		"invoke needs body":  {[]string{"ml", "online-endpoint", "invoke", "-n", "iris"}, "--request-file"},
-		"invoke both":        {[]string{"ml", "online-endpoint", "invoke", "-n", "iris", "-r", "x", "--input", "y"}, "not both"},
-		"invoke no file":     {[]string{"ml", "online-endpoint", "invoke", "-n", "iris", "-r", "/nowhere"}, "cannot read --request-file"},
-		"bad lines":          {[]string{"ml", "online-deployment", "get-logs", "-n", "blue", "-e", "iris", "-l", "0"}, "--lines must be"},
-		"bad container":      {[]string{"ml", "online-deployment", "get-logs", "-n", "blue", "-e", "iris", "-c", "x"}, "--container"},
-		"bad key type":       {[]string{"ml", "online-endpoint", "regenerate-keys", "-n", "iris", "--key-type", "x"}, "--key-type"},
-		"bad revision":       {[]string{"ml", "online-deployment", "rollback", "-n", "blue", "-e", "iris", "--revision", "0"}, "--revision"},
+		"missing file":    {[]string{"ml", "online-deployment", "create", "-f", "/nowhere.yml"}, "cannot read --file"},
+		"no file":         {[]string{"ml", "online-deployment", "create"}, "--file is required"},
+		"missing script":  {create("--set", "code_configuration.scoring_script=run.py"), "run.py is not a file in"},
+		"missing code":    {create("--set", "code_configuration.code=./nowhere"), "nowhere is not a folder"},
+		"missing model":   {create("--set", "model.path=./nowhere"), "nowhere does not exist"},
+		"missing conda":   {create("--set", "environment.conda_file=./nowhere"), "nowhere is not a file"},
+		"no model path":   {create("--set", "model.path="), "model.path is required"},
+		"unknown key":     {create("--set", "instance_cuont=2"), "did you mean instance_count"},
+		"all and no wait": {create("--all-traffic", "--no-wait"), "cannot be combined"},
+		"bad output":      {create("-o", "jsn"), "did you mean json"},
+		"bad query":       {create("--query", "[?"), "JMESPath"},
+		"stray word":      {create("now"), `unexpected argument "now"`},
+		"unknown flag":    {create("--nope"), "unknown flag: --nope"},
+		"bad traffic": {[]string{"ml", "online-endpoint", "update", "-n", "iris", "--traffic", "blue"},
+			"is not NAME=PERCENT"},
+		"nothing to change": {[]string{"ml", "online-endpoint", "update", "-n", "iris"}, "nothing to change"},
+		"no name":           {[]string{"ml", "online-endpoint", "show"}, "name the endpoint"},
+		"delete needs name": {[]string{"ml", "online-endpoint", "delete", "-y"}, "--name is required"},
+		"invoke needs body": {[]string{"ml", "online-endpoint", "invoke", "-n", "iris"}, "--request-file"},
+		"invoke both": {[]string{"ml", "online-endpoint", "invoke", "-n", "iris", "-r", "x", "--input", "y"},
+			"not both"},
+		"invoke no file": {[]string{"ml", "online-endpoint", "invoke", "-n", "iris", "-r", "/nowhere"},
+			"cannot read --request-file"},
+		"bad lines": {[]string{"ml", "online-deployment", "get-logs", "-n", "blue", "-e", "iris", "-l", "0"},
+			"--lines must be"},
+		"bad container": {[]string{"ml", "online-deployment", "get-logs", "-n", "blue", "-e", "iris", "-c", "x"},
+			"--container"},
+		"bad key type": {[]string{"ml", "online-endpoint", "regenerate-keys", "-n", "iris", "--key-type", "x"},
+			"--key-type"},
+		"bad revision": {[]string{"ml", "online-deployment", "rollback", "-n", "blue", "-e", "iris", "--revision",
+			"0"}, "--revision"},
 		"bad scope":          {[]string{"ml", "online-endpoint", "list", "-w", "a/b"}, "workspace name"},
 		"model without path": {[]string{"ml", "model", "create", "-n", "x"}, "path is required"},
 		"model without name": {[]string{"ml", "model", "create", "-p", filepath.Join(dir, "model")}, "--name is required"},
-		"empty model":        {[]string{"ml", "model", "create", "-n", "x", "-p", filepath.Join(dir, "empty")}, "holds no file"},
-		"label unknown":      {[]string{"ml", "model", "show", "-n", "x", "-l", "prod"}, "--label latest"},
-		"unknown command":    {[]string{"ml", "online-endpont"}, "did you mean online-endpoint?"},
+		"empty model": {[]string{"ml", "model", "create", "-n", "x", "-p", filepath.Join(dir, "empty")},
+			"holds no file"},
+		"label unknown":   {[]string{"ml", "model", "show", "-n", "x", "-l", "prod"}, "--label latest"},
+		"unknown command": {[]string{"ml", "online-endpont"}, "did you mean online-endpoint?"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := f.portico(c.args...)
@@ -245,26 +264,31 @@ func TestFailedOperationTellsCauseAndLastLines(t *testing.T) {
 	f.put("/onlineEndpoints/iris", map[string]any{})
 	f.operation = func(n int) arm.OperationStatus {
 		stages := []arm.Stage{
-			{Name: "EnvironmentBuild", State: "Succeeded", StartTime: "2026-11-23T01:00:00Z", EndTime: "2026-11-23T01:00:01.5Z"},
+			{Name: "EnvironmentBuild", State: "Succeeded", StartTime: "2026-11-23T01:00:00Z",
+				EndTime: "2026-11-23T01:00:01.5Z"},
 			{Name: "UserContainerStart", State: "InProgress"},
 		}
 		if n < 3 {
 			return arm.OperationStatus{Status: "InProgress", Properties: &arm.OperationProperties{Stages: stages}}
 		}
-		stages[1] = arm.Stage{Name: "UserContainerStart", State: "Failed", StartTime: "2026-11-23T01:00:02Z", EndTime: "2026-11-23T01:00:05Z"}
+		stages[1] = arm.Stage{Name: "UserContainerStart", State: "Failed", StartTime: "2026-11-23T01:00:02Z",
+			EndTime: "2026-11-23T01:00:05Z"}
 		target := wsPath + "/onlineEndpoints/iris/deployments/blue"
-		return arm.OperationStatus{Status: "Failed", Properties: &arm.OperationProperties{Stages: stages}, Error: &arm.ErrorDetail{
-			Code: "ResourceNotReady", Message: "init raised ValueError: no weights (exit code 3)", Target: &target,
-			Details: []arm.ErrorDetail{{Code: "LastLines", Message: "loading\nValueError: no weights"}},
-		}}
+		return arm.OperationStatus{Status: "Failed", Properties: &arm.OperationProperties{Stages: stages},
+			Error: &arm.ErrorDetail{
+				Code: "ResourceNotReady", Message: "init raised ValueError: no weights (exit code 3)", Target: &target,
+				Details: []arm.ErrorDetail{{Code: "LastLines", Message: "loading\nValueError: no weights"}},
+			}}
 	}
 	o := f.portico("ml", "online-deployment", "create", "-f", filepath.Join(deploymentDir(t), "blue.yml"), "--all-traffic")
 	if o.code != ExitFailed || o.out != "" {
 		t.Errorf("exit %d, stdout %q", o.code, o.out)
 	}
 	for _, want := range []string{
-		"EnvironmentBuild     Succeeded  1.5s", "UserContainerStart ...", "UserContainerStart   Failed     3s", "Deployment blue: Failed",
-		"error: (ResourceNotReady) init raised ValueError: no weights (exit code 3)", "target: " + wsPath, "loading\n    ValueError: no weights",
+		"EnvironmentBuild     Succeeded  1.5s", "UserContainerStart ...", "UserContainerStart   Failed     3s",
+		"Deployment blue: Failed",
+		"error: (ResourceNotReady) init raised ValueError: no weights (exit code 3)", "target: " + wsPath,
+		"loading\n    ValueError: no weights",
 	} {
 		if !strings.Contains(o.err, want) {
 			t.Errorf("stderr lacks %q:\n%s", want, o.err)
@@ -291,7 +315,8 @@ func TestInterruptSaysThatItGoesOn(t *testing.T) {
 		return map[string]string{envDataDir: f.dir}[k]
 	}}
 	code := app.Run(ctx, []string{"ml", "online-endpoint", "create", "-n", "iris"})
-	if code != ExitInterrupted || !strings.Contains(errs.String(), "goes on") || !strings.Contains(errs.String(), "portico ml online-endpoint show -n iris") {
+	if code != ExitInterrupted || !strings.Contains(errs.String(), "goes on") ||
+		!strings.Contains(errs.String(), "portico ml online-endpoint show -n iris") {
 		t.Errorf("exit %d: %s", code, &errs)
 	}
 }
@@ -338,7 +363,8 @@ func TestInvoke(t *testing.T) {
 	if o := f.with("piped", nil, invoke("-r", "-")...); o.out != "PIPED\n" {
 		t.Errorf("stdin: %+v", o)
 	}
-	if o := f.must(invoke("--input", "text", "--deployment-name", "green", "-i")...); o.out != "TEXT\n" || !strings.Contains(o.err, "azureml-model-deployment: green") {
+	if o := f.must(invoke("--input", "text", "--deployment-name", "green", "-i")...); o.out != "TEXT\n" ||
+		!strings.Contains(o.err, "azureml-model-deployment: green") {
 		t.Errorf("string: %+v", o)
 	}
 	if got := f.find("POST /endpoints/iris/score").header.Get("Content-Type"); got != "application/json" {
@@ -348,13 +374,15 @@ func TestInvoke(t *testing.T) {
 	if o.code != ExitFailed || o.out != "" {
 		t.Errorf("a failed answer: %+v", o)
 	}
-	for _, want := range []string{"424 Failed Dependency", "ms-azureml-model-error-reason: model_error", "ms-azureml-model-error-statuscode: 500", "x-request-id: req-1", "division by zero"} {
+	for _, want := range []string{"424 Failed Dependency", "ms-azureml-model-error-reason: model_error",
+		"ms-azureml-model-error-statuscode: 500", "x-request-id: req-1", "division by zero"} {
 		if !strings.Contains(o.err, want) {
 			t.Errorf("stderr lacks %q: %s", want, o.err)
 		}
 	}
 	f.put("/onlineEndpoints/new", map[string]any{})
-	if o := f.portico("ml", "online-endpoint", "invoke", "-n", "new", "--input", "{}"); o.code != ExitFailed || !strings.Contains(o.err, "no scoring URL yet") {
+	if o := f.portico("ml", "online-endpoint", "invoke", "-n", "new", "--input", "{}"); o.code != ExitFailed ||
+		!strings.Contains(o.err, "no scoring URL yet") {
 		t.Errorf("got %+v", o)
 	}
 }
@@ -362,7 +390,8 @@ func TestInvoke(t *testing.T) {
 func TestListFollowsPagesAndFormats(t *testing.T) {
 	f := newFakeServer(t)
 	for i := range 5 {
-		f.put(fmt.Sprintf("/onlineEndpoints/e%d", i), map[string]any{"authMode": "Key", "traffic": map[string]any{"blue": 60, "green": 40}})
+		f.put(fmt.Sprintf("/onlineEndpoints/e%d", i), map[string]any{"authMode": "Key",
+			"traffic": map[string]any{"blue": 60, "green": 40}})
 	}
 	if o := f.must("ml", "online-endpoint", "list", "--query", "[].name", "-o", "tsv"); o.out != "e0\ne1\ne2\ne3\ne4\n" {
 		t.Errorf("tsv %q", o.out)
@@ -376,10 +405,12 @@ func TestListFollowsPagesAndFormats(t *testing.T) {
 	if o := f.must("ml", "online-endpoint", "show", "-n", "e1", "-o", "none"); o.out != "" {
 		t.Errorf("none printed %q", o.out)
 	}
-	if o := f.must("ml", "online-endpoint", "get-credentials", "-n", "e1", "--query", "primaryKey", "-o", "tsv"); o.out != "primary\n" {
+	if o := f.must("ml", "online-endpoint", "get-credentials", "-n", "e1", "--query", "primaryKey", "-o",
+		"tsv"); o.out != "primary\n" {
 		t.Errorf("key %q", o.out)
 	}
-	first, second := f.must("ml", "online-endpoint", "show", "-n", "e1"), f.must("ml", "online-endpoint", "show", "-n", "e1")
+	first, second := f.must("ml", "online-endpoint", "show", "-n", "e1"), f.must("ml", "online-endpoint", "show", "-n",
+		"e1")
 	if first.out != second.out {
 		t.Error("two reads of the same thing differ")
 	}
@@ -387,12 +418,14 @@ func TestListFollowsPagesAndFormats(t *testing.T) {
 
 func TestLogs(t *testing.T) {
 	f := newFakeServer(t)
-	o := f.must("ml", "online-deployment", "get-logs", "-n", "blue", "-e", "iris", "-l", "7", "-c", "storage-initializer", "--instance", "blue-1-a")
+	o := f.must("ml", "online-deployment", "get-logs", "-n", "blue", "-e", "iris", "-l", "7", "-c",
+		"storage-initializer", "--instance", "blue-1-a")
 	if o.out != "line 1\nline 2\n" {
 		t.Errorf("got %q", o.out)
 	}
 	var ask arm.LogRequest
-	if err := json.Unmarshal([]byte(f.find("POST /onlineEndpoints/iris/deployments/blue/getLogs").body), &ask); err != nil ||
+	if err := json.Unmarshal([]byte(f.find("POST /onlineEndpoints/iris/deployments/blue/getLogs").body),
+		&ask); err != nil ||
 		*ask.Tail != 7 || ask.ContainerType != "StorageInitializer" || ask.Instance != "blue-1-a" {
 		t.Errorf("asked %+v (%v)", ask, err)
 	}
@@ -404,7 +437,8 @@ func TestModelVersions(t *testing.T) {
 	write(t, file, "weights")
 	var m modelFile
 	f.must("ml", "model", "create", "-n", "iris", "-p", file).json(t, &m)
-	if m.Version != "1" || !strings.HasSuffix(m.Path, "/my%20model.bin") || string(f.blobs["/blobs/upload-1/my model.bin"]) != "weights" {
+	if m.Version != "1" || !strings.HasSuffix(m.Path, "/my%20model.bin") ||
+		string(f.blobs["/blobs/upload-1/my model.bin"]) != "weights" {
 		t.Errorf("got %+v, blobs %v", m, sortedKeys(f.blobs))
 	}
 	// The container knows the latest version; the same bytes are the same version.
@@ -424,7 +458,8 @@ func TestModelVersions(t *testing.T) {
 		t.Error("archive did nothing")
 	}
 	f.must("ml", "model", "restore", "-n", "iris", "-v", "1")
-	if o := f.must("ml", "model", "show", "-n", "iris", "--label", "latest", "--query", "version", "-o", "tsv"); o.out != "1\n" {
+	if o := f.must("ml", "model", "show", "-n", "iris", "--label", "latest", "--query", "version", "-o",
+		"tsv"); o.out != "1\n" {
 		t.Errorf("latest is %q", o.out)
 	}
 }
@@ -454,7 +489,8 @@ func TestRefusalsAreShownWhole(t *testing.T) {
 			return false
 		}
 		e := online.Join([]*online.Error{
-			online.Errorf(online.CodeNotImplemented, "properties.authMode", "authMode AADToken is not implemented yet; use Key"),
+			online.Errorf(online.CodeNotImplemented, "properties.authMode",
+				"authMode AADToken is not implemented yet; use Key"),
 			online.Errorf(online.CodeBadArgument, "properties.traffic", "traffic adds up to 90; it must be 0 or 100"),
 		})
 		f.fail(w, e)
@@ -464,7 +500,9 @@ func TestRefusalsAreShownWhole(t *testing.T) {
 	if o.code != ExitFailed {
 		t.Errorf("exit %d", o.code)
 	}
-	for _, want := range []string{"2 fields are not valid", "- (NotImplemented) authMode AADToken is not implemented yet; use Key", "target: properties.traffic", "adds up to 90"} {
+	for _, want := range []string{"2 fields are not valid",
+		"- (NotImplemented) authMode AADToken is not implemented yet; use Key", "target: properties.traffic",
+		"adds up to 90"} {
 		if !strings.Contains(o.err, want) {
 			t.Errorf("stderr lacks %q: %s", want, o.err)
 		}
@@ -474,13 +512,16 @@ func TestRefusalsAreShownWhole(t *testing.T) {
 func TestFindingTheServer(t *testing.T) {
 	f := newFakeServer(t)
 	list := []string{"ml", "online-endpoint", "list", "-o", "tsv"}
-	if o := f.with("", map[string]string{envDataDir: t.TempDir()}, list...); o.code != ExitUnreachable || !strings.Contains(o.err, "portico serve") {
+	if o := f.with("", map[string]string{envDataDir: t.TempDir()}, list...); o.code != ExitUnreachable ||
+		!strings.Contains(o.err, "portico serve") {
 		t.Errorf("no server: %+v", o)
 	}
-	if o := f.with("", map[string]string{envDataDir: "", envURL: f.url}, list...); o.code != ExitUsage || !strings.Contains(o.err, envToken) {
+	if o := f.with("", map[string]string{envDataDir: "", envURL: f.url}, list...); o.code != ExitUsage ||
+		!strings.Contains(o.err, envToken) {
 		t.Errorf("no token: %+v", o)
 	}
-	byURL := map[string]string{envDataDir: "", envURL: f.url + "/", envToken: fakeToken, envCAFile: filepath.Join(f.dir, "ca.pem")}
+	byURL := map[string]string{envDataDir: "", envURL: f.url + "/", envToken: fakeToken,
+		envCAFile: filepath.Join(f.dir, "ca.pem")}
 	if o := f.with("", byURL, list...); o.code != 0 {
 		t.Errorf("by URL: %+v", o)
 	}
@@ -489,7 +530,8 @@ func TestFindingTheServer(t *testing.T) {
 		t.Errorf("unknown authority: %+v", o)
 	}
 	byURL[envCAFile], byURL[envToken] = filepath.Join(f.dir, "ca.pem"), "wrong"
-	if o := f.with("", byURL, list...); o.code != ExitFailed || !strings.Contains(o.err, "Unauthorized") || strings.Contains(o.err, "wrong") {
+	if o := f.with("", byURL, list...); o.code != ExitFailed || !strings.Contains(o.err, "Unauthorized") ||
+		strings.Contains(o.err, "wrong") {
 		t.Errorf("bad token: %+v", o)
 	}
 	if o := f.with("", map[string]string{envDataDir: ""}, append(list, "--data-dir", f.dir)...); o.code != 0 {
@@ -505,7 +547,8 @@ func TestFindingTheServer(t *testing.T) {
 	}
 	write(t, filepath.Join(dead, "server.json"), `{"management_url":"https://127.0.0.1:1","ca_file":"`+filepath.Join(dead, "ca.pem")+`"}`)
 	start := time.Now()
-	if o := f.with("", map[string]string{envDataDir: dead}, list...); o.code != ExitUnreachable || !strings.Contains(o.err, "127.0.0.1:1") {
+	if o := f.with("", map[string]string{envDataDir: dead}, list...); o.code != ExitUnreachable ||
+		!strings.Contains(o.err, "127.0.0.1:1") {
 		t.Errorf("dead server: %+v", o)
 	}
 	if time.Since(start) > 30*time.Second {
@@ -543,7 +586,8 @@ func TestScopeAndDefaults(t *testing.T) {
 	f.put("/onlineEndpoints/iris", map[string]any{})
 	f.must("config", "set", "endpoint=iris", "workspace=default")
 	f.must("ml", "online-endpoint", "show")
-	if o := f.portico("config", "set", "worksapce=x"); o.code != ExitUsage || !strings.Contains(o.err, "did you mean workspace?") {
+	if o := f.portico("config", "set", "worksapce=x"); o.code != ExitUsage ||
+		!strings.Contains(o.err, "did you mean workspace?") {
 		t.Errorf("got %+v", o)
 	}
 	if o := f.must("config", "show"); !strings.Contains(o.out, "isolation_in_force  no user ids  machine") {
@@ -554,8 +598,10 @@ func TestScopeAndDefaults(t *testing.T) {
 	if len(all.InstanceTypes) == 0 || all.Defaults["endpoint"] != "iris" || all.Settings[1].Source != "flag --management" {
 		t.Errorf("config show -o json: %+v", all)
 	}
-	o := f.with("", map[string]string{envDataDir: filepath.Join(f.dir, "none"), "PORTICO_LOG_LEVEL": "debug"}, "config", "show")
-	if o.code != 0 || !strings.Contains(o.err, "next `portico serve`") || !strings.Contains(o.out, "environment PORTICO_LOG_LEVEL") {
+	o := f.with("", map[string]string{envDataDir: filepath.Join(f.dir, "none"), "PORTICO_LOG_LEVEL": "debug"}, "config",
+		"show")
+	if o.code != 0 || !strings.Contains(o.err, "next `portico serve`") || !strings.Contains(o.out,
+		"environment PORTICO_LOG_LEVEL") {
 		t.Errorf("without a server: %+v", o)
 	}
 }
@@ -567,7 +613,8 @@ func TestCompletionNamesResources(t *testing.T) {
 	if o := f.must("__complete", "ml", "online-endpoint", "show", "-n", ""); !strings.HasPrefix(o.out, "iris\n") {
 		t.Errorf("got %q", o.out)
 	}
-	if o := f.must("__complete", "ml", "online-deployment", "show", "-e", "iris", "-n", ""); !strings.HasPrefix(o.out, "blue\n") {
+	if o := f.must("__complete", "ml", "online-deployment", "show", "-e", "iris", "-n", ""); !strings.HasPrefix(o.out,
+		"blue\n") {
 		t.Errorf("got %q", o.out)
 	}
 	if o := f.must("completion", "bash"); !strings.Contains(o.out, "portico") {

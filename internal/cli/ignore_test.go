@@ -92,7 +92,8 @@ func TestScan(t *testing.T) {
 	if err := os.Symlink(filepath.Join(dir, "one"), filepath.Join(dir, "two", "link")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := scanTree(t.Context(), filepath.Join(dir, "two")); err == nil || !strings.Contains(err.Error(), "link to a folder") {
+	if _, err := scanTree(t.Context(), filepath.Join(dir, "two")); err == nil ||
+		!strings.Contains(err.Error(), "link to a folder") {
 		t.Errorf("a link to a folder: %v", err)
 	}
 	if err := os.Remove(filepath.Join(dir, "two", "link")); err != nil {

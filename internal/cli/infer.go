@@ -17,7 +17,8 @@ const inferPort = 5001
 
 // inferVariables are the environment variables of the reference inference server that stand for flags.
 var inferVariables = map[string]string{
-	"entry-script": "AZUREML_ENTRY_SCRIPT", "app-root": "AML_APP_ROOT", "model-dir": "AZUREML_MODEL_DIR", "worker-count": "WORKER_COUNT",
+	"entry-script": "AZUREML_ENTRY_SCRIPT", "app-root": "AML_APP_ROOT", "model-dir": "AZUREML_MODEL_DIR",
+	"worker-count": "WORKER_COUNT",
 }
 
 func (a *App) inferCommand() *cobra.Command {
@@ -39,10 +40,12 @@ func (a *App) inferCommand() *cobra.Command {
 	f.IntVar(&cfg.WorkerCount, "worker-count", 1, "processes that score at the same time")
 	f.StringVar(&cfg.Python, "python", "python3", "Python interpreter")
 	f.StringVar(&cfg.ReadyFile, "ready-file", "", "file that gets the address once requests are served")
-	f.IntVar(&cfg.MaxConcurrent, "max-concurrent", server.DefaultInferConcurrent, "requests that are admitted, executing or waiting")
+	f.IntVar(&cfg.MaxConcurrent, "max-concurrent", server.DefaultInferConcurrent,
+		"requests that are admitted, executing or waiting")
 	f.DurationVar(&cfg.RequestTimeout, "request-timeout", server.DefaultInferTimeout, "longest time of a request")
 	f.Int64Var(&cfg.MaxRequestBytes, "max-request-bytes", server.DefaultInferBytes, "largest body of a request")
-	f.DurationVar(&cfg.DrainTimeout, "drain-timeout", server.DefaultInferDrain, "how long requests may take to finish when it is stopped")
+	f.DurationVar(&cfg.DrainTimeout, "drain-timeout", server.DefaultInferDrain,
+		"how long requests may take to finish when it is stopped")
 	f.StringArrayVar(&variables, "env", nil, "environment variable for the script: NAME=VALUE (repeatable)")
 	for _, name := range slices.Sorted(maps.Keys(inferVariables)) {
 		f.Lookup(name).Usage += " ($" + inferVariables[name] + ")"
@@ -65,7 +68,8 @@ func (a *App) inferCommand() *cobra.Command {
 		for _, n := range []struct {
 			flag  string
 			value int64
-		}{{"worker-count", int64(cfg.WorkerCount)}, {"max-concurrent", int64(cfg.MaxConcurrent)}, {"max-request-bytes", cfg.MaxRequestBytes}} {
+		}{{"worker-count", int64(cfg.WorkerCount)}, {"max-concurrent", int64(cfg.MaxConcurrent)},
+			{"max-request-bytes", cfg.MaxRequestBytes}} {
 			if n.value < 1 {
 				return usagef("--%s must be at least 1, not %s", n.flag, strconv.FormatInt(n.value, 10))
 			}

@@ -95,7 +95,8 @@ func (s *session) invoke(ctx context.Context, name string, body []byte, r scorin
 	}
 	uri := text(e.Properties.ScoringURI)
 	if uri == "" {
-		return fmt.Errorf("endpoint %s has no scoring URL yet (it is %s); see `%s`", name, e.Properties.ProvisioningState, showEndpoint(name))
+		return fmt.Errorf("endpoint %s has no scoring URL yet (it is %s); see `%s`", name,
+			e.Properties.ProvisioningState, showEndpoint(name))
 	}
 	var keys arm.Keys
 	if err := s.client.post(ctx, s.endpointPath(name)+"/listKeys", nil, &keys); err != nil {

@@ -45,7 +45,8 @@ func (a *App) endpointRegenerate(g *globalFlags) *cobra.Command {
 	a.bindEndpointName(c, g, &name)
 	c.Flags().StringVar(&kind, "key-type", "primary", "primary or secondary")
 	c.Flags().BoolVar(&noWait, "no-wait", false, "return when the server has accepted the change")
-	must(c.RegisterFlagCompletionFunc("key-type", cobra.FixedCompletions([]string{"primary", "secondary"}, cobra.ShellCompDirectiveNoFileComp)))
+	must(c.RegisterFlagCompletionFunc("key-type", cobra.FixedCompletions([]string{"primary", "secondary"},
+		cobra.ShellCompDirectiveNoFileComp)))
 	c.RunE = g.run(a, func(ctx context.Context, s *session, _ []string) error {
 		if err := required("--name", name); err != nil {
 			return err
@@ -54,11 +55,13 @@ func (a *App) endpointRegenerate(g *globalFlags) *cobra.Command {
 		if !ok {
 			return usagef("--key-type %q is neither primary nor secondary", kind)
 		}
-		started, err := s.client.send(ctx, http.MethodPost, s.endpointPath(name)+"/regenerateKeys", nil, arm.RegenerateKeys{KeyType: word}, nil)
+		started, err := s.client.send(ctx, http.MethodPost, s.endpointPath(name)+"/regenerateKeys", nil,
+			arm.RegenerateKeys{KeyType: word}, nil)
 		if err != nil || noWait {
 			return err
 		}
-		return s.client.follow(ctx, s.progress, started, word+" key of "+name, "portico ml online-endpoint get-credentials -n "+name)
+		return s.client.follow(ctx, s.progress, started, word+" key of "+name,
+			"portico ml online-endpoint get-credentials -n "+name)
 	})
 	return c
 }

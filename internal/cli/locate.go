@@ -67,7 +67,8 @@ func fromEnvironment(getenv func(string) string) (place, error) {
 		Token: online.Secret(getenv(envToken)), found: envURL,
 	}
 	if p.Token == "" {
-		return place{}, usagef("%s is set but %s is not; set it to a token of that server (the administrator's is the file admin.token in its data directory)",
+		return place{}, usagef("%s is set but %s is not; set it to a token of that server "+
+			"(the administrator's is the file admin.token in its data directory)",
 			envURL, envToken)
 	}
 	return p, nil
@@ -77,7 +78,8 @@ func fromDataDir(dir, from string) (place, error) {
 	text, err := os.ReadFile(filepath.Join(dir, "server.json"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return place{}, &unreachableError{msg: fmt.Sprintf(
-			"no server runs on %s (%s); start one with `portico serve`, name its data directory with --data-dir, or set %s, %s and %s",
+			"no server runs on %s (%s); start one with `portico serve`, name its data directory with --data-dir, "+
+				"or set %s, %s and %s",
 			dir, from, envURL, envToken, envCAFile)}
 	}
 	if err != nil {

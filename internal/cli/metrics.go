@@ -13,7 +13,8 @@ import (
 
 var metricsColumns = []column{
 	{"Deployment", "deployment"}, {"Requests", "requests"}, {"2xx", classColumn("2xx")}, {"4xx", classColumn("4xx")},
-	{"5xx", classColumn("5xx")}, {"SoftFailures", "softFailures"}, {"AvgMs", "averageMs"}, {"P50Ms", "p50Ms"}, {"P90Ms", "p90Ms"},
+	{"5xx", classColumn("5xx")}, {"SoftFailures", "softFailures"}, {"AvgMs", "averageMs"}, {"P50Ms", "p50Ms"},
+	{"P90Ms", "p90Ms"},
 	{"P95Ms", "p95Ms"}, {"P99Ms", "p99Ms"}, {"QueueMs", "averageQueueMs"},
 }
 

@@ -32,7 +32,8 @@ func (a *App) modelCreate(g *globalFlags) *cobra.Command {
 	}
 	w.bind(c, "model")
 	f := c.Flags()
-	f.StringVarP(&over.Version, "version", "v", "", "version (default: the next one, or the latest if its content is the same)")
+	f.StringVarP(&over.Version, "version", "v", "",
+		"version (default: the next one, or the latest if its content is the same)")
 	f.StringVarP(&over.Path, "path", "p", "", "file or folder of the model")
 	f.StringVarP(&over.Type, "type", "t", "", "custom_model, mlflow_model or triton_model")
 	f.StringVar(&over.Description, "description", "", "description")

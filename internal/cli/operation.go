@@ -159,7 +159,8 @@ func (c *client) follow(ctx context.Context, p *progress, started *answer, title
 		case strings.EqualFold(op.Status, string(online.OperationSucceeded)):
 			p.line("%s: Succeeded (%s)", title, p.now().Sub(since).Round(10*time.Millisecond))
 			return nil
-		case strings.EqualFold(op.Status, string(online.OperationFailed)), strings.EqualFold(op.Status, string(online.OperationCanceled)):
+		case strings.EqualFold(op.Status, string(online.OperationFailed)), strings.EqualFold(op.Status,
+			string(online.OperationCanceled)):
 			p.line("%s: %s (%s)", title, op.Status, p.now().Sub(since).Round(10*time.Millisecond))
 			return operationError(op, title)
 		}
@@ -170,11 +171,13 @@ func (c *client) follow(ctx context.Context, p *progress, started *answer, title
 // operationError is the cause that the server tells of a failed operation.
 func operationError(op arm.OperationStatus, title string) error {
 	if op.Error == nil || op.Error.Code == "" {
-		return online.Errorf(online.CodeInternalServerError, "", "%s: the operation ended as %s and the server gave no cause", title, op.Status)
+		return online.Errorf(online.CodeInternalServerError, "",
+			"%s: the operation ended as %s and the server gave no cause", title, op.Status)
 	}
 	return domainError(*op.Error)
 }
 
 func goesOn(title, look string) error {
-	return &interruptedError{fmt.Sprintf("stopped waiting; %s goes on at the server. See how it ends with `%s`", title, look)}
+	return &interruptedError{fmt.Sprintf("stopped waiting; %s goes on at the server. See how it ends with `%s`", title,
+		look)}
 }

@@ -32,7 +32,8 @@ type printer struct {
 // check refuses a bad --output or --query before anything is sent.
 func (p *printer) check() error {
 	if !slices.Contains(formats, p.format) {
-		return usagef("--output %q is not one of %s%s", p.format, strings.Join(formats, ", "), didYouMean(p.format, formats))
+		return usagef("--output %q is not one of %s%s", p.format, strings.Join(formats, ", "),
+			didYouMean(p.format, formats))
 	}
 	if p.query != "" {
 		if _, err := jmespath.Compile(p.query); err != nil {

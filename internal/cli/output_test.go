@@ -33,7 +33,8 @@ type row struct {
 func TestFormats(t *testing.T) {
 	two := 2
 	rows := []row{
-		{Name: "b<a>", Count: &two, On: true, Tags: map[string]string{"z": "1", "a": "2"}, List: []string{"x", "y"}, Text: "two\nlines\tand a tab"},
+		{Name: "b<a>", Count: &two, On: true, Tags: map[string]string{"z": "1", "a": "2"}, List: []string{"x", "y"},
+			Text: "two\nlines\tand a tab"},
 		{Name: "second", Tags: map[string]string{}, List: []string{}},
 	}
 	for _, c := range []struct {
@@ -89,13 +90,15 @@ func TestShortIDs(t *testing.T) {
 func TestFormatsAgree(t *testing.T) {
 	scalar := rapid.OneOf(
 		rapid.Map(rapid.String(), func(s string) any { return s }),
-		rapid.Map(rapid.SampledFrom([]string{"true", "null", "1.10", "~", "yes", "0x1", "- a", "a: b", "# c", "", " ", "1e3", "2026-01-01", "\n", "|"}), func(s string) any { return s }),
+		rapid.Map(rapid.SampledFrom([]string{"true", "null", "1.10", "~", "yes", "0x1", "- a", "a: b", "# c", "", " ",
+			"1e3", "2026-01-01", "\n", "|"}), func(s string) any { return s }),
 		rapid.Map(rapid.IntRange(-1e9, 1e9), func(i int) any { return float64(i) }),
 		rapid.Map(rapid.Bool(), func(b bool) any { return b }), rapid.Just[any](nil),
 	)
 	rapid.Check(t, func(t *rapid.T) {
 		v := map[string]any{
-			"s": scalar.Draw(t, "s"), "l": rapid.SliceOfN(scalar, 0, 3).Draw(t, "l"), "m": rapid.MapOfN(rapid.String(), scalar, 0, 3).Draw(t, "m"),
+			"s": scalar.Draw(t, "s"), "l": rapid.SliceOfN(scalar, 0, 3).Draw(t, "l"),
+			"m": rapid.MapOfN(rapid.String(), scalar, 0, 3).Draw(t, "m"),
 		}
 		tree, err := parseYAML(printed(t, "yaml", "", v, nil))
 		if err != nil {

@@ -17,7 +17,8 @@ func applyOverrides(sets []string, out any) error {
 	for _, set := range sets {
 		key, value, ok := strings.Cut(set, "=")
 		if !ok || key == "" {
-			all = append(all, fault{Origin: "--set " + set, Message: "must be KEY=VALUE, for example --set instance_count=2"})
+			all = append(all, fault{Origin: "--set " + set,
+				Message: "must be KEY=VALUE, for example --set instance_count=2"})
 			continue
 		}
 		d := &decoder{origin: "--set " + set, merge: true}
@@ -50,7 +51,8 @@ func parseShares(flag string, args []string) (map[string]int, error) {
 	for _, pair := range strings.FieldsFunc(strings.Join(args, " "), func(r rune) bool { return r == ' ' || r == ',' }) {
 		name, value, ok := strings.Cut(pair, "=")
 		var percent int
-		if n, err := fmt.Sscanf(strings.TrimSuffix(value, "%"), "%d", &percent); !ok || name == "" || err != nil || n != 1 ||
+		if n, err := fmt.Sscanf(strings.TrimSuffix(value, "%"), "%d", &percent); !ok || name == "" || err != nil ||
+			n != 1 ||
 			fmt.Sprint(percent) != strings.TrimSuffix(value, "%") {
 			return nil, usagef("%s: %q is not NAME=PERCENT, for example %s \"blue=90 green=10\"", flag, pair, flag)
 		}

@@ -127,7 +127,8 @@ func (s *session) prepareCode(ctx context.Context, c *codeFile, base string) (st
 		return "", err
 	}
 	_, err = s.client.put(ctx, id, &arm.Asset{Properties: arm.AssetProperties{
-		CodeURI: uri, IsAnonymous: true, Properties: map[string]string{hashProperty: t.hash, hashVersionProperty: hashVersion},
+		CodeURI: uri, IsAnonymous: true, Properties: map[string]string{hashProperty: t.hash,
+			hashVersionProperty: hashVersion},
 	}}, "")
 	return id, err
 }
@@ -135,7 +136,8 @@ func (s *session) prepareCode(ctx context.Context, c *codeFile, base string) (st
 // uploadTree sends a tree to the place that the server opens for one version, and gives the URI to register.
 func (s *session) uploadTree(ctx context.Context, id string, t *tree) (string, error) {
 	var pending arm.PendingUpload
-	err := s.client.post(ctx, id+"/startPendingUpload", arm.PendingUploadRequest{PendingUploadType: "TemporaryBlobReference"}, &pending)
+	err := s.client.post(ctx, id+"/startPendingUpload",
+		arm.PendingUploadRequest{PendingUploadType: "TemporaryBlobReference"}, &pending)
 	if err != nil {
 		return "", err
 	}
@@ -177,7 +179,8 @@ func (s *session) registerModel(ctx context.Context, m *modelFile, base string, 
 	}
 	id := arm.FormatID(s.scope.Asset(online.KindModel, name, version))
 	wanted := arm.AssetProperties{
-		Description: m.Description, Tags: orEmpty(m.Tags), Properties: orEmpty(m.Properties), ModelType: m.Type, IsAnonymous: m.Name == "",
+		Description: m.Description, Tags: orEmpty(m.Tags), Properties: orEmpty(m.Properties), ModelType: m.Type,
+		IsAnonymous: m.Name == "",
 	}
 	wanted.Properties[hashProperty], wanted.Properties[hashVersionProperty] = t.hash, hashVersion
 	var have arm.Asset
@@ -185,7 +188,8 @@ func (s *session) registerModel(ctx context.Context, m *modelFile, base string, 
 	switch {
 	case err != nil && !notFound(err):
 		return "", err
-	case err == nil && have.Properties.Properties[hashProperty] == t.hash && have.Properties.Properties[hashVersionProperty] == hashVersion:
+	case err == nil && have.Properties.Properties[hashProperty] == t.hash &&
+		have.Properties.Properties[hashVersionProperty] == hashVersion:
 		// The server has these bytes; only the words may have changed.
 		wanted.ModelURI = have.Properties.ModelURI
 		if m.Name == "" || sameWords(&have.Properties, &wanted) {
@@ -202,7 +206,8 @@ func (s *session) registerModel(ctx context.Context, m *modelFile, base string, 
 }
 
 func sameWords(have, wanted *arm.AssetProperties) bool {
-	if have.Description != wanted.Description || len(have.Tags) != len(wanted.Tags) || wanted.ModelType != "" && have.ModelType != wanted.ModelType {
+	if have.Description != wanted.Description || len(have.Tags) != len(wanted.Tags) || wanted.ModelType != "" &&
+		have.ModelType != wanted.ModelType {
 		return false
 	}
 	for k, v := range wanted.Tags {
@@ -234,7 +239,8 @@ func (s *session) nextVersion(ctx context.Context, kind online.Kind, name, hash 
 		if _, err := s.client.get(ctx, path+"/versions/"+url.PathEscape(latest), nil, &have); err != nil && !notFound(err) {
 			return "", err
 		}
-		if p := have.Properties.Properties; p[hashProperty] == hash && p[hashVersionProperty] == hashVersion && !have.Properties.IsArchived {
+		if p := have.Properties.Properties; p[hashProperty] == hash && p[hashVersionProperty] == hashVersion &&
+			!have.Properties.IsArchived {
 			return latest, nil
 		}
 	}
@@ -275,7 +281,8 @@ func readSpec(base, name, key string) (string, error) {
 }
 
 // registerEnvironment registers an environment and gives its id. Without a name it is named by its content.
-func (s *session) registerEnvironment(ctx context.Context, e *environmentFile, base string, mayBeAnonymous bool) (string, error) {
+func (s *session) registerEnvironment(ctx context.Context, e *environmentFile, base string,
+	mayBeAnonymous bool) (string, error) {
 	conda, requirements, err := e.texts(base)
 	if err != nil {
 		return "", err

@@ -29,7 +29,8 @@ type revisionFile struct {
 func revisionFromWire(w *arm.Revision) revisionFile {
 	d := deploymentFromWire(&arm.Deployment{Tags: w.Tags, SKU: w.SKU, Properties: w.Properties})
 	return revisionFile{
-		Revision: w.Revision, Generation: w.Generation, CreatedAt: w.CreatedAt, CreatedBy: w.CreatedBy, Reason: w.Reason, InForce: w.InForce,
+		Revision: w.Revision, Generation: w.Generation, CreatedAt: w.CreatedAt, CreatedBy: w.CreatedBy,
+		Reason: w.Reason, InForce: w.InForce,
 		InstanceType: d.InstanceType, InstanceCount: d.InstanceCount, Model: d.Model, Environment: d.Environment,
 		Code: d.CodeConfiguration, Tags: d.Tags,
 	}
@@ -38,7 +39,8 @@ func revisionFromWire(w *arm.Revision) revisionFile {
 func (a *App) deploymentRevisions(g *globalFlags) *cobra.Command {
 	var d deploymentName
 	c := &cobra.Command{
-		Use: "revisions", Short: "List every accepted version of a deployment, newest first, also after its deletion", Args: cobra.NoArgs,
+		Use: "revisions", Short: "List every accepted version of a deployment, newest first, also after its deletion",
+		Args: cobra.NoArgs,
 	}
 	d.bind(a, c, g)
 	c.RunE = g.run(a, func(ctx context.Context, s *session, _ []string) error {
@@ -54,7 +56,8 @@ func (a *App) deploymentRevisions(g *globalFlags) *cobra.Command {
 			out[i] = revisionFromWire(&found[i])
 		}
 		return s.printer.print(out, []column{
-			{"Revision", "revision"}, {"InForce", "in_force"}, {"CreatedAt", "created_at"}, {"CreatedBy", "created_by"}, {"Reason", "reason"},
+			{"Revision", "revision"}, {"InForce", "in_force"}, {"CreatedAt", "created_at"}, {"CreatedBy", "created_by"},
+			{"Reason", "reason"},
 			{"Count", "instance_count"}, {"Model", "model"},
 		})
 	})
@@ -89,7 +92,8 @@ func (a *App) deploymentRollback(g *globalFlags) *cobra.Command {
 			return err
 		}
 		ctx := cmd.Context()
-		started, err := s.client.send(ctx, http.MethodPost, s.deploymentPath(d.endpoint, d.name)+"/rollback", nil, body, nil)
+		started, err := s.client.send(ctx, http.MethodPost, s.deploymentPath(d.endpoint, d.name)+"/rollback", nil, body,
+			nil)
 		if err != nil {
 			return err
 		}

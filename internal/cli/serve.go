@@ -95,9 +95,11 @@ func (a *App) hostCommand() *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringVar(&cfg.DataDir, "data-dir", "", "data directory of the server")
-	f.DurationVar(&cfg.OrphanTimeout, "orphan-timeout", host.DefaultOrphanTimeout, "how long processes live on without a server")
+	f.DurationVar(&cfg.OrphanTimeout, "orphan-timeout", host.DefaultOrphanTimeout,
+		"how long processes live on without a server")
 	f.DurationVar(&cfg.Grace, "grace", host.DefaultGrace, "between asking a process to end and ending it")
-	f.StringVar(&users, "user-ids", fmt.Sprintf("%d-%d", host.DefaultUserFirst, host.DefaultUserLast), "user ids for separate processes, when run as root")
+	f.StringVar(&users, "user-ids", fmt.Sprintf("%d-%d", host.DefaultUserFirst, host.DefaultUserLast),
+		"user ids for separate processes, when run as root")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := required("--data-dir", cfg.DataDir); err != nil {
 			return err

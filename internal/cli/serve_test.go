@@ -22,20 +22,26 @@ func TestServerCommandsRefuseMistakes(t *testing.T) {
 		code int
 		want string
 	}{
-		"serve word":        {nil, []string{"serve", "now"}, ExitUsage, `unknown command "now"`},
-		"serve setting":     {nil, []string{"serve", "--data-dir", missing, "--drain-timeout", "soon"}, ExitUsage, "drain_timeout (flag --drain-timeout)"},
-		"serve environment": {map[string]string{"PORTICO_OVERCOMMIT": "maybe"}, []string{"serve", "--data-dir", missing}, ExitUsage, "environment PORTICO_OVERCOMMIT"},
-		"serve file":        {nil, []string{"serve", "--config", missing}, ExitUsage, "read configuration"},
-		"host nowhere":      {nil, []string{"host"}, ExitUsage, "--data-dir is required"},
-		"host user ids":     {nil, []string{"host", "--data-dir", missing, "--user-ids", "many"}, ExitUsage, "--user-ids"},
-		"infer nothing":     {nil, []string{"infer"}, ExitUsage, "--entry-script is required"},
-		"infer variable":    {nil, []string{"infer", "--entry-script", "s.py", "--env", "A"}, ExitUsage, "NAME=VALUE"},
-		"infer workers":     {nil, []string{"infer", "--entry-script", "s.py", "--worker-count", "0"}, ExitUsage, "--worker-count must be at least 1"},
-		"infer environment": {map[string]string{"WORKER_COUNT": "many"}, []string{"infer", "--entry-script", "s.py"}, ExitUsage, "$WORKER_COUNT"},
-		"backup nowhere":    {nil, []string{"backup"}, ExitUsage, "--output is required"},
-		"backup nothing":    {nil, []string{"backup", "--data-dir", missing, "-o", missing + ".tgz"}, ExitFailed, "no server's data"},
-		"restore nothing":   {nil, []string{"restore", "--input", "x"}, ExitUsage, "--master-key is required"},
-		"restore over":      {nil, []string{"restore", "-i", "x", "--master-key", "y", "--data-dir", f.dir}, ExitFailed, "is not empty"},
+		"serve word": {nil, []string{"serve", "now"}, ExitUsage, `unknown command "now"`},
+		"serve setting": {nil, []string{"serve", "--data-dir", missing, "--drain-timeout", "soon"}, ExitUsage,
+			"drain_timeout (flag --drain-timeout)"},
+		"serve environment": {map[string]string{"PORTICO_OVERCOMMIT": "maybe"},
+			[]string{"serve", "--data-dir", missing}, ExitUsage, "environment PORTICO_OVERCOMMIT"},
+		"serve file":     {nil, []string{"serve", "--config", missing}, ExitUsage, "read configuration"},
+		"host nowhere":   {nil, []string{"host"}, ExitUsage, "--data-dir is required"},
+		"host user ids":  {nil, []string{"host", "--data-dir", missing, "--user-ids", "many"}, ExitUsage, "--user-ids"},
+		"infer nothing":  {nil, []string{"infer"}, ExitUsage, "--entry-script is required"},
+		"infer variable": {nil, []string{"infer", "--entry-script", "s.py", "--env", "A"}, ExitUsage, "NAME=VALUE"},
+		"infer workers": {nil, []string{"infer", "--entry-script", "s.py", "--worker-count", "0"}, ExitUsage,
+			"--worker-count must be at least 1"},
+		"infer environment": {map[string]string{"WORKER_COUNT": "many"}, []string{"infer", "--entry-script", "s.py"},
+			ExitUsage, "$WORKER_COUNT"},
+		"backup nowhere": {nil, []string{"backup"}, ExitUsage, "--output is required"},
+		"backup nothing": {nil, []string{"backup", "--data-dir", missing, "-o", missing + ".tgz"}, ExitFailed,
+			"no server's data"},
+		"restore nothing": {nil, []string{"restore", "--input", "x"}, ExitUsage, "--master-key is required"},
+		"restore over": {nil, []string{"restore", "-i", "x", "--master-key", "y", "--data-dir", f.dir}, ExitFailed,
+			"is not empty"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := f.with("", c.env, c.args...)
@@ -52,7 +58,8 @@ func TestServerCommandsRefuseMistakes(t *testing.T) {
 // TestHostTakesItsArguments proves that `portico host` understands what the host starts itself with.
 func TestHostTakesItsArguments(t *testing.T) {
 	root := (&App{Getenv: os.Getenv}).Command()
-	args := host.Config{DataDir: "/d", OrphanTimeout: host.DefaultOrphanTimeout, Grace: host.DefaultGrace, UserFirst: 60000, UserLast: 60001}.Arguments()
+	args := host.Config{DataDir: "/d", OrphanTimeout: host.DefaultOrphanTimeout, Grace: host.DefaultGrace,
+		UserFirst: 60000, UserLast: 60001}.Arguments()
 	cmd, rest, err := root.Find(args)
 	if err != nil || cmd.Name() != "host" {
 		t.Fatalf("%v is %v, %v", args, cmd, err)

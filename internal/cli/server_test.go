@@ -57,7 +57,8 @@ const fakeToken = "the-administrator's-token"
 func newFakeServer(t *testing.T) *fakeServer {
 	t.Helper()
 	f := &fakeServer{
-		t: t, resources: map[string]map[string]any{}, blobs: map[string][]byte{}, blocks: map[string]map[string][]byte{}, polls: map[string]int{},
+		t: t, resources: map[string]map[string]any{}, blobs: map[string][]byte{},
+		blocks: map[string]map[string][]byte{}, polls: map[string]int{},
 	}
 	s := httptest.NewUnstartedServer(f)
 	s.Config.ErrorLog = log.New(io.Discard, "", 0) // a client that refuses the certificate is part of a test
@@ -183,13 +184,15 @@ func (f *fakeServer) manage(w http.ResponseWriter, r *http.Request, body []byte)
 		}
 		f.answer(w, 200, status)
 	case path == "/portico/v1/config":
-		f.answer(w, 200, []server.Value{{Key: "workspace", Value: "default", Source: "flag --workspace"}, {Key: "isolation_in_force", Value: "no user ids", Source: "machine"}})
+		f.answer(w, 200, []server.Value{{Key: "workspace", Value: "default", Source: "flag --workspace"},
+			{Key: "isolation_in_force", Value: "no user ids", Source: "machine"}})
 	case r.Method == http.MethodPost && strings.HasSuffix(path, "/startPendingUpload"):
 		f.uploads++
 		place := fmt.Sprintf("%s/blobs/upload-%d", f.url, f.uploads)
-		f.answer(w, 200, arm.PendingUpload{PendingUploadID: "1", PendingUploadType: "TemporaryBlobReference", BlobReference: arm.BlobReference{
-			BlobURI: place, Credential: arm.BlobCredential{CredentialType: "SAS", SASURI: place + "?sig=secret&sp=rcw"},
-		}})
+		f.answer(w, 200, arm.PendingUpload{PendingUploadID: "1", PendingUploadType: "TemporaryBlobReference",
+			BlobReference: arm.BlobReference{
+				BlobURI: place, Credential: arm.BlobCredential{CredentialType: "SAS", SASURI: place + "?sig=secret&sp=rcw"},
+			}})
 	case r.Method == http.MethodPost && strings.HasSuffix(path, "/listKeys"):
 		f.answer(w, 200, arm.Keys{PrimaryKey: "primary", SecondaryKey: "secondary"})
 	case r.Method == http.MethodPost && strings.HasSuffix(path, "/getLogs"):

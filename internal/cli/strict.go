@@ -293,7 +293,8 @@ func (d *decoder) scalar(n *yaml.Node, v reflect.Value, path, words string) {
 		if words != "" {
 			word, ok := matchWord(words, text)
 			if !ok {
-				d.add(n, path, "%q is not one of %s%s", text, strings.ReplaceAll(words, "|", ", "), didYouMean(text, strings.Split(words, "|")))
+				d.add(n, path, "%q is not one of %s%s", text, strings.ReplaceAll(words, "|", ", "),
+					didYouMean(text, strings.Split(words, "|")))
 				return
 			}
 			text = word

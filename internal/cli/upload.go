@@ -277,7 +277,8 @@ func (u *uploader) blocks(ctx context.Context, file string, size int64, target u
 	if err := parts.Wait(); err != nil {
 		return err
 	}
-	list := `<?xml version="1.0" encoding="utf-8"?><BlockList><Latest>` + strings.Join(ids, "</Latest><Latest>") + "</Latest></BlockList>"
+	list := `<?xml version="1.0" encoding="utf-8"?><BlockList><Latest>` + strings.Join(ids,
+		"</Latest><Latest>") + "</Latest></BlockList>"
 	return u.send(ctx, withQuery(target, "comp", "blocklist"), http.Header{"Content-Type": {"application/xml"}},
 		int64(len(list)), func() io.Reader { return strings.NewReader(list) })
 }
@@ -308,7 +309,10 @@ func (u *uploader) part(ctx context.Context, name string, offset, size int64, ta
 	}
 	h.Set("Content-Type", "application/octet-stream")
 	h.Set("Content-MD5", base64.StdEncoding.EncodeToString(sum.Sum(nil)))
-	if err := u.send(ctx, target, h, size, func() io.Reader { return io.NewSectionReader(file, offset, size) }); err != nil {
+	if err := u.send(ctx, target, h, size, func() io.Reader {
+		return io.NewSectionReader(file, offset,
+			size)
+	}); err != nil {
 		return err
 	}
 	u.sent.Add(size)
@@ -361,7 +365,8 @@ func (u *uploader) sendOnce(ctx context.Context, target url.URL, h http.Header, 
 	if resp.StatusCode < 300 {
 		return resp.StatusCode, nil
 	}
-	return resp.StatusCode, fmt.Errorf("upload %s: %w", path.Base(target.Path), serviceError(&answer{resp.StatusCode, resp.Header, text}))
+	return resp.StatusCode, fmt.Errorf("upload %s: %w", path.Base(target.Path),
+		serviceError(&answer{resp.StatusCode, resp.Header, text}))
 }
 
 func byteCount(n int64) string {

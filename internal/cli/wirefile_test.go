@@ -106,7 +106,8 @@ func TestServerReadsWhatWeSend(t *testing.T) {
 	var refused arm.Deployment
 	decodeStrict(t, "deployment-refused", &refused)
 	_, faults = refused.Domain()
-	for _, want := range []string{"properties.privateNetworkConnection", "properties.dataCollector.requestLogging.captureHeaders"} {
+	for _, want := range []string{"properties.privateNetworkConnection",
+		"properties.dataCollector.requestLogging.captureHeaders"} {
 		found := false
 		for _, f := range faults {
 			found = found || f.Target == want && f.Code == online.CodeNotImplemented
@@ -143,7 +144,8 @@ func TestShownCanBeApplied(t *testing.T) {
 	if err := decodeYAML("shown.yml", b.Bytes(), &again); err != nil {
 		t.Fatal(err)
 	}
-	ids := resolvedAssets{Model: again.Model.Reference, Code: again.CodeConfiguration.Code, Environment: again.Environment.Reference}
+	ids := resolvedAssets{Model: again.Model.Reference, Code: again.CodeConfiguration.Code,
+		Environment: again.Environment.Reference}
 	first, second := indented(t, shown.wire(testScope, ids)), indented(t, again.wire(testScope, ids))
 	if !bytes.Equal(first, second) {
 		t.Errorf("applied again it would be\n%s\nnot\n%s", second, first)

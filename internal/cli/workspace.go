@@ -25,11 +25,13 @@ type workspaceFile struct {
 	ProvisioningState string            `json:"provisioning_state,omitempty"`
 }
 
-var workspaceColumns = []column{{"Name", "name"}, {"ResourceGroup", "resource_group"}, {"Subscription", "subscription"}, {"Location", "location"}}
+var workspaceColumns = []column{{"Name", "name"}, {"ResourceGroup", "resource_group"}, {"Subscription", "subscription"},
+	{"Location", "location"}}
 
 func workspaceFromWire(w *arm.Workspace) workspaceFile {
 	return workspaceFile{
-		ID: w.ID, Name: w.Name, DisplayName: w.Properties.FriendlyName, Description: w.Properties.Description, Tags: orEmpty(w.Tags),
+		ID: w.ID, Name: w.Name, DisplayName: w.Properties.FriendlyName, Description: w.Properties.Description,
+		Tags:     orEmpty(w.Tags),
 		Location: w.Location, ResourceGroup: segment(w.ID, "resourceGroups"), Subscription: segment(w.ID, "subscriptions"),
 		ProvisioningState: w.Properties.ProvisioningState,
 	}
@@ -65,7 +67,8 @@ func (a *App) workspaceCreate(g *globalFlags) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if err := s.client.follow(ctx, s.progress, started, "Workspace "+s.named(name).Name, "portico ml workspace show -n "+s.named(name).Name); err != nil {
+		if err := s.client.follow(ctx, s.progress, started, "Workspace "+s.named(name).Name,
+			"portico ml workspace show -n "+s.named(name).Name); err != nil {
 			return err
 		}
 		return s.showWorkspace(ctx, path)
@@ -92,7 +95,8 @@ func (a *App) workspaceShow(g *globalFlags) *cobra.Command {
 }
 
 func (a *App) workspaceList(g *globalFlags) *cobra.Command {
-	c := &cobra.Command{Use: "list", Short: "List the workspaces of the subscription, or of the group of -g", Args: cobra.NoArgs}
+	c := &cobra.Command{Use: "list", Short: "List the workspaces of the subscription, or of the group of -g",
+		Args: cobra.NoArgs}
 	c.RunE = g.run(a, func(ctx context.Context, s *session, _ []string) error {
 		path := "/subscriptions/" + url.PathEscape(s.scope.Subscription)
 		if g.group != "" {
