@@ -11,6 +11,7 @@ import (
 // How often what ages is looked after.
 const (
 	uploadsExpireEvery = time.Hour
+	garbageEvery       = time.Hour      // what nothing names any more is at least a day old when it goes
 	certificateEvery   = 12 * time.Hour // the authority renews a certificate that has less than 30 days left
 )
 
@@ -36,11 +37,12 @@ func (s *serving) renew() error {
 	return nil
 }
 
-// housekeep does, until ctx ends, what nobody asks for: it renews the certificate and expires uploads that were
-// never finished. A failure is told and tried again in the next round.
+// housekeep does, until ctx ends, what nobody asks for: it renews the certificate expires uploads that were
+// never finished, and removes content that nothing names. A failure is told and tried again in the next round.
 func (s *serving) housekeep(ctx context.Context) {
-	uploads, certificates := time.NewTicker(uploadsExpireEvery), time.NewTicker(certificateEvery)
+	uploads, garbage, certificates := time.NewTicker(uploadsExpireEvery), time.NewTicker(garbageEvery), time.NewTicker(certificateEvery)
 	defer uploads.Stop()
+	defer garbage.Stop()
 	defer certificates.Stop()
 	s.expireUploads(ctx) // those of before the start
 	for {
@@ -49,11 +51,19 @@ func (s *serving) housekeep(ctx context.Context) {
 			return
 		case <-uploads.C:
 			s.expireUploads(ctx)
+		case <-garbage.C:
+			s.collectGarbage(ctx)
 		case <-certificates.C:
 			if err := s.renew(); err != nil {
 				s.log.Error("the server's certificate was not renewed", "error", err)
 			}
 		}
+	}
+}
+
+func (s *serving) collectGarbage(ctx context.Context) {
+	if _, err := s.control.CollectGarbage(ctx); err != nil && ctx.Err() == nil {
+		s.log.Warn("content that nothing names was not all removed", "error", err)
 	}
 }
 

@@ -123,14 +123,13 @@ func (l *execLauncher) start(spec inference.WorkerSpec) (*execProcess, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer listener.Close() // the child has its own
 	listener.SetUnlinkOnClose(false)
 	socket, err := listener.File()
-	if err != nil {
+	if err := errors.Join(err, listener.Close()); err != nil { // the duplicate listens on
 		return nil, err
 	}
-	defer socket.Close() // the child has its own
-	cmd := exec.Command(l.python, l.runtime)
+	defer socket.Close()                                                  // the child has its own
+	cmd := exec.CommandContext(context.Background(), l.python, l.runtime) // the pool ends it
 	cmd.Env, cmd.Dir = l.env, l.dir
 	cmd.ExtraFiles = []*os.File{socket, page} // descriptors 3 and 4
 	cmd.Stdout, cmd.Stderr = l.output, l.output
