@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"syscall"
 	"time"
 
@@ -41,7 +40,7 @@ func run() (err error) {
 	flag.StringVar(&o.source, "source", "bench/gateway", "folder of the script and the Flask application")
 	flag.IntVar(&o.connections, "connections", 16, "concurrent connections")
 	flag.IntVar(&o.rounds, "rounds", 3, "rounds; the median of each side counts")
-	flag.IntVar(&o.workers, "workers", runtime.NumCPU(), "Python worker processes on each side")
+	flag.IntVar(&o.workers, "workers", 1, "Python worker processes on each side (WORKER_COUNT; 1 is the default of both)")
 	flag.DurationVar(&o.duration, "duration", 10*time.Second, "length of one measurement")
 	flag.DurationVar(&o.warm, "warm", 2*time.Second, "length of the warm-up before each measurement")
 	flag.Float64Var(&o.rate, "rate", 500, "requests per second of the fixed-rate measurement; 0 leaves it out")
