@@ -113,6 +113,22 @@ func TestDurations(t *testing.T) {
 	})
 }
 
+func TestMapsOfTextsTakeNumbersAndSwitches(t *testing.T) {
+	var d Deployment
+	body := `{"tags":{"a":1,"b":-2.50},"properties":{"environmentVariables":{"N":202208,"T":true,"F":false,"S":"x"}}}`
+	if _, err := Decode([]byte(body), &d); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"N": "202208", "T": "True", "F": "False", "S": "x"} {
+		if got := d.Properties.EnvironmentVariables[name]; got != want {
+			t.Errorf("%s is %q, not %q", name, got, want)
+		}
+	}
+	if d.Tags["a"] != "1" || d.Tags["b"] != "-2.50" {
+		t.Errorf("tags: %v", d.Tags)
+	}
+}
+
 func TestDecodeNamesWhatIsWrong(t *testing.T) {
 	for _, c := range []struct {
 		what, body   string
@@ -141,7 +157,7 @@ func TestDecodeNamesWhatIsWrong(t *testing.T) {
 			"properties.livenessProbe.period", "ISO-8601"},
 		{"a number as duration", `{"properties":{"livenessProbe":{"period":10}}}`, online.CodeBadArgument,
 			"properties.livenessProbe.period", "string"},
-		{"a number as variable", `{"properties":{"environmentVariables":{"A":1}}}`, online.CodeBadArgument,
+		{"a list as variable", `{"properties":{"environmentVariables":{"A":[1]}}}`, online.CodeBadArgument,
 			"properties.environmentVariables.A", "string"},
 	} {
 		t.Run(c.what, func(t *testing.T) {

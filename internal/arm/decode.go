@@ -223,9 +223,29 @@ func (d *decoder) mapping(node any, v reflect.Value, path string) {
 			continue
 		}
 		item := reflect.New(v.Type().Elem()).Elem()
-		d.value(object[name], item, join(path, name))
+		node := object[name]
+		if item.Kind() == reflect.String {
+			node = textOf(node)
+		}
+		d.value(node, item, join(path, name))
 		v.SetMapIndex(reflect.ValueOf(name), item)
 	}
+}
+
+// textOf gives a number or a switch in a map of texts (tags, properties, environment variables) as the text that
+// Azure reads it as. Clients send both: Python code holds the values as they are, and azure-ai-ml 1.35 has a number
+// among the properties of a code version.
+func textOf(node any) any {
+	switch n := node.(type) {
+	case json.Number:
+		return n.String()
+	case bool:
+		if n {
+			return "True"
+		}
+		return "False"
+	}
+	return node
 }
 
 func (d *decoder) scalar(node any, v reflect.Value, path string) {
