@@ -15,10 +15,11 @@ import (
 //go:embed python/portico_worker/*.py
 var tree embed.FS
 
-const (
-	root    = "python/portico_worker"
-	Package = "portico_worker" // name of the Python package, last element of the path that Write returns
+// Package is the name of the Python package and the last element of the path that Write returns.
+const Package = "portico_worker"
 
+const (
+	root         = "python/" + Package
 	digestLength = 16 // hexadecimal digits of the digest that name a directory
 )
 

@@ -52,7 +52,7 @@ var (
 	ErrBusy = errors.New("instance admits no more requests")
 )
 
-// LostError: the worker died, or broke the protocol, while it executed this request. Whether the work was done
+// LostError says that the worker died, or broke the protocol, while it executed this request. Whether the work was done
 // is unknown, so it must not be sent again unasked.
 type LostError struct {
 	Instance string

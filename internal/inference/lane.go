@@ -35,10 +35,12 @@ func (ln *lane) exchange(ctx context.Context, call *Call) (*Answer, error) {
 		p.release(ln)
 		return nil, ErrDeadline
 	}
-	if err := ln.connect(); err != nil {
-		ln.inc.doubt()
+	if err := ln.connect(ctx); err != nil {
+		if ctx.Err() == nil {
+			ln.inc.doubt()
+		}
 		p.release(ln)
-		return nil, errAgain
+		return nil, errAgain // the next turn finds out whether the caller is still there
 	}
 	if err := ln.link.begin(call, "", ln.number, left); err != nil {
 		p.release(ln)
@@ -157,11 +159,11 @@ func (ln *lane) broken(ctx context.Context, err error, answering bool) error {
 	return &LostError{Instance: p.cfg.Instance, Cause: cause}
 }
 
-func (ln *lane) connect() error {
+func (ln *lane) connect(ctx context.Context) error {
 	if ln.link != nil {
 		return nil
 	}
-	conn, err := net.DialTimeout("unix", ln.inc.worker.spec.Socket, connectTimeout)
+	conn, err := (&net.Dialer{Timeout: connectTimeout}).DialContext(ctx, "unix", ln.inc.worker.spec.Socket)
 	if err != nil {
 		return err
 	}

@@ -80,12 +80,9 @@ func (l *link) begin(call *Call, host string, number uint64, left time.Duration)
 		}
 		b = appendField(b, f)
 	}
-	if len(call.Body) > 0 || call.Method == "POST" {
-		b = append(b, "content-length: "...)
-		b = strconv.AppendInt(b, int64(len(call.Body)), 10)
-		b = append(b, "\r\n"...)
-	}
-	l.out = append(b, "\r\n"...)
+	b = append(b, "content-length: "...)
+	b = strconv.AppendInt(b, int64(len(call.Body)), 10)
+	l.out = append(b, "\r\n\r\n"...)
 	return nil
 }
 

@@ -299,6 +299,29 @@ func TestPoolKillsHungWorker(t *testing.T) {
 	}
 }
 
+// TestPoolManyTimeouts: callers that time out by the hundred cost no restart.
+func TestPoolManyTimeouts(t *testing.T) {
+	p := newPool(t, newProcesses(t, mixScript), PoolConfig{MaxConcurrent: 50})
+	waitState(t, p, StateReady)
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			for range 20 {
+				if _, _, err := score(t.Context(), p, "loop 60", 5*time.Millisecond); !errors.Is(err, ErrDeadline) {
+					t.Errorf("got %v, want ErrDeadline", err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if status, _, err := score(t.Context(), p, "x", 20*time.Second); err != nil || status != 200 {
+		t.Errorf("after 1,000 time-outs: %d %v", status, err)
+	}
+	if s := p.Status(); s.Restarts != 0 {
+		t.Errorf("%d restarts", s.Restarts)
+	}
+}
+
 func TestPoolReattaches(t *testing.T) {
 	l := newProcesses(t, mixScript)
 	dir := shortDir(t)
@@ -417,7 +440,7 @@ func TestPoolWatch(t *testing.T) {
 		}
 	}
 	until(StateReady)
-	if got := fmt.Sprint(states); got != "[Starting InitRunning Ready]" {
+	if got := fmt.Sprintf("%v", states); got != "[Starting InitRunning Ready]" {
 		t.Errorf("states %s", got)
 	}
 	if err := l.process("i-w0").Signal(t.Context(), syscall.SIGKILL); err != nil {

@@ -236,7 +236,7 @@ func (w *worker) beyondReach(ctx context.Context, inc *incarnation) bool {
 			return false
 		case <-timer.C:
 		}
-		conn, err := net.DialTimeout("unix", w.spec.Socket, connectTimeout)
+		conn, err := (&net.Dialer{Timeout: connectTimeout}).DialContext(ctx, "unix", w.spec.Socket)
 		if err == nil {
 			_ = conn.Close() // it was only a question
 			w.trust(inc)
