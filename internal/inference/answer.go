@@ -17,14 +17,11 @@ type whole struct {
 // newAnswer keeps the head; raw is copied together with body, so that an answer of usual size needs one string.
 func newAnswer(h head, body []byte) (*whole, string) {
 	w := &whole{}
-	joined := string(h.raw)
-	if len(body) > 0 {
-		var b strings.Builder
-		b.Grow(len(h.raw) + len(body))
-		b.Write(h.raw)
-		b.Write(body)
-		joined = b.String()
-	}
+	var b strings.Builder
+	b.Grow(len(h.raw) + len(body))
+	b.Write(h.raw)
+	b.Write(body)
+	joined := b.String()
 	w.Status, w.ContentLength = h.status, h.length
 	w.Header = w.fields[:0]
 	raw := joined[:len(h.raw)]
