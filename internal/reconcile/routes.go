@@ -61,7 +61,8 @@ func (l *Loop) table(ctx context.Context, models map[string]string) (*route.Tabl
 			if !e.Deleting.IsZero() {
 				continue
 			}
-			re := route.Endpoint{Name: e.ID.Name, UID: e.UID, AuthMode: e.Spec.AuthMode, Traffic: e.Spec.Traffic}
+			re := route.Endpoint{Name: e.ID.Name, UID: e.UID, AuthMode: e.Spec.AuthMode, Traffic: e.Spec.Traffic,
+				Mirror: e.Spec.MirrorTraffic}
 			if re.Keys, err = keys(r, e.UID); err != nil {
 				return err
 			}

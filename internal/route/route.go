@@ -14,10 +14,13 @@ type Endpoint struct {
 	AuthMode    online.AuthMode
 	Keys        [][32]byte     // SHA-256 of the primary key, then of the secondary key
 	Traffic     online.Traffic // share by deployment name; names that Deployments lacks have no effect
+	Mirror      online.Traffic // percent of the live requests that a deployment gets a copy of; at most one has effect
 	Deployments []Deployment
 
 	shares []share // of the deployments with a positive share, in order of name
 	total  uint64
+	shadow *Deployment // gets copies; never one with a share
+	copies uint64      // values of uint32 that Shadow copies at
 }
 
 type share struct {
@@ -79,17 +82,40 @@ func (e *Endpoint) build() {
 		d := &e.Deployments[i]
 		d.Instances = slices.Clone(d.Instances)
 		slices.SortFunc(d.Instances, func(a, b Instance) int { return strings.Compare(a.ID, b.ID) })
-		percent := 0
-		for name, p := range e.Traffic {
-			if strings.EqualFold(name, d.Name) {
-				percent = max(percent, p)
-			}
-		}
-		if percent > 0 {
+		if percent := shareOf(traffic, d.Name); percent > 0 {
 			e.total += uint64(percent)
 			e.shares = append(e.shares, share{upTo: e.total, deployment: d})
 		}
 	}
+	e.buildMirror(traffic)
+}
+
+// buildMirror finds the deployment that gets copies: the first by name that has no live traffic.
+func (e *Endpoint) buildMirror(traffic online.Traffic) {
+	mirror := make(online.Traffic, len(e.Mirror))
+	for name, percent := range e.Mirror {
+		mirror[name] = percent
+	}
+	e.Mirror, e.shadow, e.copies = mirror, nil, 0
+	for i := range e.Deployments {
+		d := &e.Deployments[i]
+		if percent := shareOf(mirror, d.Name); percent > 0 && shareOf(traffic, d.Name) == 0 {
+			e.shadow = d
+			e.copies = uint64(min(percent, online.MaxMirrorPercent)) << 32 / 100
+			return
+		}
+	}
+}
+
+// shareOf is the share of a deployment, its name without regard to case; 0 when it is not positive.
+func shareOf(t online.Traffic, name string) int {
+	percent := 0
+	for n, p := range t {
+		if strings.EqualFold(n, name) {
+			percent = max(percent, p)
+		}
+	}
+	return percent
 }
 
 // Revision is the one that Build was given.
@@ -152,6 +178,15 @@ func (e *Endpoint) Pick(pinned string, random uint32) (*Deployment, Miss) {
 		}
 	}
 	return nil, NoTraffic
+}
+
+// Shadow chooses whether a request that Pick sent by the shares is also copied, and to which deployment; nil when it
+// is not. random must be uniform over all values of uint32 and independent of Pick's.
+func (e *Endpoint) Shadow(random uint32) *Deployment {
+	if uint64(random) < e.copies {
+		return e.shadow
+	}
+	return nil
 }
 
 func compareFold(a, b string) int { return strings.Compare(strings.ToLower(a), strings.ToLower(b)) }

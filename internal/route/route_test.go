@@ -79,6 +79,56 @@ func TestPick(t *testing.T) {
 	}
 }
 
+func TestShadow(t *testing.T) {
+	const one = 1 << 32
+	for name, c := range map[string]struct {
+		traffic, mirror online.Traffic
+		random          uint64
+		want            string
+	}{
+		"first value":              {online.Traffic{"blue": 100}, online.Traffic{"green": 10}, 0, "green"},
+		"last value below":         {online.Traffic{"blue": 100}, online.Traffic{"green": 50}, one/2 - 1, "green"},
+		"first value above":        {online.Traffic{"blue": 100}, online.Traffic{"green": 50}, one / 2, ""},
+		"never more than half":     {online.Traffic{"blue": 100}, online.Traffic{"green": 100}, one / 2, ""},
+		"names in other case":      {online.Traffic{"blue": 100}, online.Traffic{"GREEN": 10}, 0, "green"},
+		"never a live one":         {online.Traffic{"Blue": 90, "green": 10}, online.Traffic{"Green": 10}, 0, ""},
+		"nobody":                   {online.Traffic{"blue": 100}, online.Traffic{"red": 10}, 0, ""},
+		"zero":                     {online.Traffic{"blue": 100}, online.Traffic{"green": 0}, 0, ""},
+		"none":                     {online.Traffic{"blue": 100}, nil, 0, ""},
+		"one per cent, last below": {online.Traffic{"blue": 100}, online.Traffic{"green": 1}, one/100 - 1, "green"},
+		"one per cent, above":      {online.Traffic{"blue": 100}, online.Traffic{"green": 1}, one/100 + 1, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := endpoint("my-endpoint", c.traffic, "green", "blue")
+			in.Mirror = c.mirror
+			d := route.Build(1, []route.Endpoint{in}).Match("my-endpoint").Shadow(uint32(c.random))
+			got := ""
+			if d != nil {
+				got = d.Name
+			}
+			if got != c.want {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+// TestShadowIsNeverLive: whatever is asked, nobody gets a request twice.
+func TestShadowIsNeverLive(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		shares := rapid.MapOf(rapid.SampledFrom([]string{"blue", "Blue", "green", "red"}), rapid.IntRange(-10, 100))
+		in := endpoint("my-endpoint", shares.Draw(t, "traffic"), "blue", "green", "red")
+		in.Mirror = shares.Draw(t, "mirror")
+		e := route.Build(1, []route.Endpoint{in}).Match("my-endpoint")
+		random := rapid.Uint32()
+		shadow := e.Shadow(random.Draw(t, "shadow"))
+		live, miss := e.Pick("", random.Draw(t, "live"))
+		if miss == route.Hit && shadow == live {
+			t.Fatalf("%s is live and a shadow", live.Name)
+		}
+	})
+}
+
 // TestWeightsAreExact finds the bounds between deployments over all 2^32 values and compares the sizes with the
 // shares.
 func TestWeightsAreExact(t *testing.T) {
