@@ -194,8 +194,7 @@ func (b *Builder) complete(id string) (*record, error) {
 	k := b.known[id]
 	b.mu.Unlock()
 	// The link of a virtual environment to its base breaks when that interpreter is uninstalled: stat follows it.
-	_, statErr := os.Stat(filepath.Join(b.cfg.Dir, id, venvDir, "bin", "python"))
-	if statErr != nil {
+	if _, err := os.Stat(filepath.Join(b.cfg.Dir, id, venvDir, "bin", "python")); err != nil { //nolint:nilerr // then there is none
 		b.forget(id)
 		return nil, nil
 	}

@@ -26,7 +26,7 @@ func readFoundation(venv string) (foundation, error) {
 	if err != nil {
 		return f, fmt.Errorf("look at the environment: %w", err)
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }() // it was only read through
 	if f.python, err = filepath.EvalSymlinks(filepath.Join(venv, "bin", "python")); err != nil {
 		return f, fmt.Errorf("look at the environment's Python: %w", err)
 	}

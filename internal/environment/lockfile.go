@@ -29,7 +29,7 @@ func installed(venv string) (packages, conda []string, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("list the packages: %w", err)
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }() // it was only read through
 	files := root.FS()
 	for _, pattern := range []string{
 		"lib/python3.*/site-packages/*.dist-info/METADATA", "lib/python3.*/site-packages/*.egg-info/PKG-INFO",

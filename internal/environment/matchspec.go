@@ -91,7 +91,7 @@ func bracket(s string) (string, error) {
 		if !ok {
 			return "", fmt.Errorf("'[...]' must hold name=value pairs")
 		}
-		value := ""
+		var value string
 		rest = strings.TrimSpace(rest)
 		if rest != "" && (rest[0] == '\'' || rest[0] == '"') {
 			end := strings.IndexByte(rest[1:], rest[0])

@@ -26,7 +26,7 @@ func seal(dir string) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("seal the environment: %w", err)
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }() // it was only read through
 	var size int64
 	var dirs []string
 	own := os.Geteuid() == 0
@@ -135,7 +135,7 @@ func removeTree(dir string) error {
 	if err != nil {
 		return fmt.Errorf("remove %s: %w", filepath.Base(dir), err)
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }() // it was only read through
 	err = fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
 		if d != nil && d.IsDir() {
 			// WalkDir calls before it reads the directory, and again with the error if it could not read it.

@@ -43,7 +43,7 @@ func (r *buildRunner) Run(ctx context.Context, c environment.Command) error {
 	if err != nil {
 		return fmt.Errorf("run %s: %w", c.Name, err)
 	}
-	defer client.Close()
+	defer func() { _ = client.Close() }() // the host goes on without it
 	id := "build-" + uuid.NewString()
 	logs := filepath.Join(r.dir, id)
 	defer os.RemoveAll(logs)

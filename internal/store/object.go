@@ -14,12 +14,15 @@ type Object[S, T any] struct {
 	Status T
 }
 
-// The objects that the rooms above work with.
 type (
-	Endpoint   = Object[online.EndpointSpec, online.EndpointStatus]
+	// Endpoint is a stored endpoint.
+	Endpoint = Object[online.EndpointSpec, online.EndpointStatus]
+	// Deployment is a stored deployment.
 	Deployment = Object[online.DeploymentSpec, online.DeploymentStatus]
-	Asset      = Object[online.AssetSpec, struct{}]
-	Workspace  = Object[online.WorkspaceSpec, struct{}]
+	// Asset is a stored asset version.
+	Asset = Object[online.AssetSpec, struct{}]
+	// Workspace is a stored workspace.
+	Workspace = Object[online.WorkspaceSpec, struct{}]
 )
 
 // Decode reads a record's JSON into an Object. Secrets of a deployment's spec are put in their place.

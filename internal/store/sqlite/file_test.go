@@ -198,8 +198,8 @@ func TestSecretsAreBoundToTheirPlace(t *testing.T) {
 	putSpec(t, s, "x", `{}`, map[string]online.Secret{"n": "of x"})
 	putSpec(t, s, "y", `{}`, map[string]online.Secret{"n": "of y"})
 	w := <-s.writer
-	_, err1 := w.exec("UPDATE secrets SET sealed = (SELECT sealed FROM secrets WHERE owner = 'a') WHERE owner = 'b'")
-	_, err2 := w.exec("UPDATE resources SET secrets = (SELECT secrets FROM resources WHERE rkey LIKE '%/x') WHERE rkey LIKE '%/y'")
+	err1 := w.exec("UPDATE secrets SET sealed = (SELECT sealed FROM secrets WHERE owner = 'a') WHERE owner = 'b'")
+	err2 := w.exec("UPDATE resources SET secrets = (SELECT secrets FROM resources WHERE rkey LIKE '%/x') WHERE rkey LIKE '%/y'")
 	s.writer <- w
 	if err := errors.Join(err1, err2); err != nil {
 		t.Fatal(err)

@@ -79,7 +79,7 @@ func applyStep(w *session, step migration) error {
 			return err
 		}
 	}
-	if _, err := w.exec("UPDATE schema_version SET version = ?", step.version); err != nil {
+	if err := w.exec("UPDATE schema_version SET version = ?", step.version); err != nil {
 		return err
 	}
 	return w.commit()

@@ -192,7 +192,7 @@ func TestOpenRefuses(t *testing.T) {
 	newer := filepath.Join(t.TempDir(), "newer.db")
 	s := openAt(t, newer)
 	w := <-s.writer
-	if _, err := w.exec("UPDATE schema_version SET version = 1000"); err != nil {
+	if err := w.exec("UPDATE schema_version SET version = 1000"); err != nil {
 		t.Fatal(err)
 	}
 	s.writer <- w

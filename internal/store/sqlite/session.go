@@ -58,21 +58,16 @@ func (s *session) prepared(query string) (*sql.Stmt, error) {
 	return st, nil
 }
 
-// exec runs a statement and gives how many rows it changed.
-func (s *session) exec(query string, args ...any) (int64, error) {
+// exec runs a statement.
+func (s *session) exec(query string, args ...any) error {
 	st, err := s.prepared(query)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	res, err := st.ExecContext(context.Background(), args...)
-	if err != nil {
-		return 0, failure("write", s.dir, err)
+	if _, err := st.ExecContext(context.Background(), args...); err != nil {
+		return failure("write", s.dir, err)
 	}
-	n, err := res.RowsAffected()
-	if err != nil {
-		return 0, failure("write", s.dir, err)
-	}
-	return n, nil
+	return nil
 }
 
 // row reads one row; sql.ErrNoRows when there is none.
@@ -118,18 +113,18 @@ func (s *session) begin(write bool) error {
 	if write {
 		query = "BEGIN IMMEDIATE"
 	}
-	_, err := s.exec(query)
+	err := s.exec(query)
 	return err
 }
 
 func (s *session) commit() error {
-	_, err := s.exec("COMMIT")
+	err := s.exec("COMMIT")
 	return err
 }
 
 // rollback ends whatever transaction is open. It fails only when none is (SQLite has ended it itself, as on a
 // full disk, or it was committed), or when the connection is of no more use, which the next begin reports.
-func (s *session) rollback() { _, _ = s.exec("ROLLBACK") }
+func (s *session) rollback() { _ = s.exec("ROLLBACK") }
 
 // failure wraps an error of the driver with what was tried, and marks a full disk with store.ErrFull.
 func failure(verb, dir string, err error) error {

@@ -25,7 +25,7 @@ func (t *tx) write(query string, args ...any) error {
 	if err := t.advance(); err != nil {
 		return err
 	}
-	_, err := t.sess.exec(query, args...)
+	err := t.sess.exec(query, args...)
 	return t.fail(err)
 }
 

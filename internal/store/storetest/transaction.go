@@ -239,8 +239,8 @@ func testClose(t *testing.T, f *fixture) {
 	for range ch { //nolint:revive // Close ends the watch, also while an update runs
 	}
 	select {
-	case <-closed:
-		t.Error("Close did not wait for the update")
+	case err := <-closed:
+		t.Errorf("Close did not wait for the update: %v", err)
 	default:
 	}
 	close(leave)
