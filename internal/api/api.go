@@ -43,15 +43,20 @@ type Config struct {
 	Control *control.Service
 	Access  Access
 	Uploads *artifact.Uploads
+	// Identity answers token requests on the paths that it handles; nil: none do.
+	Identity *Identity
 	// ScoringURI gives the URL that an endpoint is called at, SwaggerURI that of its description.
 	ScoringURI func(endpoint string) string
 	SwaggerURI func(endpoint string) string
 	// PublicURL is the base of links (https://HOST:PORT); empty: the host that the request named.
 	PublicURL string
-	Metrics   http.Handler // Prometheus exposition
-	Settings  func() any   // the configuration in force, as JSON
-	Ready     func() error // why the server is not ready yet, or nil
-	Logger    *slog.Logger
+	// StorageAccount is set where clients know this server by Azure's own names: they ask for blobs at
+	// https://ACCOUNT.blob.core.windows.net. Empty: at this listener, under AccountPath.
+	StorageAccount string
+	Metrics        http.Handler // Prometheus exposition
+	Settings       func() any   // the configuration in force, as JSON
+	Ready          func() error // why the server is not ready yet, or nil
+	Logger         *slog.Logger
 }
 
 // Access says who sent a request from the value of its Authorization field. The error is an *online.Error with
@@ -77,7 +82,9 @@ func New(cfg Config) *API {
 	a.routeDatastores()
 	a.routeOperations()
 	a.routePortico()
+	a.routePrincipals()
 	a.routeBlobs()
+	a.routeMetadata()
 	return a
 }
 
@@ -90,6 +97,14 @@ func NewServer(a *API) *http.Server {
 
 // ServeHTTP answers one request. Whatever happens, the answer has a request id and, unless it is a blob, is JSON.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if a.Identity != nil && a.Identity.Handles(r.URL.Path) {
+		conn := http.NewResponseController(w)
+		deadline := time.Now().Add(identityTimeout)
+		// As below, not every transport has deadlines.
+		_, _ = conn.SetReadDeadline(deadline), conn.SetWriteDeadline(deadline)
+		a.Identity.ServeHTTP(w, r)
+		return
+	}
 	c := &call{api: a, w: &recorder{ResponseWriter: w}, r: r, requestID: uuid.NewString()}
 	c.headers()
 	timeout := RequestTimeout
@@ -206,7 +221,9 @@ func (a *API) authenticated(r *http.Request, h handler) {
 }
 
 func (c *call) unauthorized(err error) {
-	c.w.Header().Set("WWW-Authenticate", `Bearer realm="portico"`)
+	if !online.IsCode(err, online.CodeForbidden) {
+		c.w.Header().Set("WWW-Authenticate", c.challenge(err))
+	}
 	c.fail(err)
 }
 

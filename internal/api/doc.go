@@ -27,6 +27,7 @@
 //	POST  .../deployments/D/rollback                     {"revision": N}; without a body: the revision before
 //	GET   /portico/v1/config                             the configuration in force
 //	GET   /healthz /readyz                               anonymous
+//	GET   /metadata/endpoints                            anonymous; how SDKs learn the hosts of a cloud
 //	GET   /metrics                                       Prometheus; from the machine itself, or with a token
 //	      /blobs/CONTAINER/NAME                          uploads, as Azure's blob service (see blob.go)
 package api

@@ -25,7 +25,7 @@ var floor = map[string]int{
 
 	"internal/control": 4, "internal/reconcile": 4,
 
-	"internal/api": 5,
+	"internal/api": 5, "internal/intercept": 5,
 
 	"internal/server": 6,
 

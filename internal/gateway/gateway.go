@@ -24,6 +24,8 @@ const (
 type Config struct {
 	// Domain makes https://NAME.DOMAIN/score a scoring URL beside .../endpoints/NAME/score; empty: only the latter.
 	Domain string
+	// InterceptDomain does the same for requests that come by Azure's own names; empty: none do.
+	InterceptDomain string
 	// MaxRequestBytes is the largest request body; a larger one is answered 413.
 	MaxRequestBytes int64
 	// DeploymentBytes bounds the bodies pending on one deployment, BufferBytes those of the whole server. Beyond
@@ -34,6 +36,7 @@ type Config struct {
 
 func (c *Config) fill() {
 	c.Domain = strings.ToLower(strings.Trim(c.Domain, "."))
+	c.InterceptDomain = strings.ToLower(strings.Trim(c.InterceptDomain, "."))
 	if c.MaxRequestBytes <= 0 {
 		c.MaxRequestBytes = DefaultMaxRequestBytes
 	}

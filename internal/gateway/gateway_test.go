@@ -573,13 +573,13 @@ func TestLargeBothWays(t *testing.T) {
 }
 
 func TestDomain(t *testing.T) {
-	s := newSite(t, gateway.Config{Domain: "Models.Example"}, gateway.ServerConfig{})
+	s := newSite(t, gateway.Config{Domain: "Models.Example", InterceptDomain: "local.inference.ml.azure.com"}, gateway.ServerConfig{})
 	s.instance("i1", echo)
 	s.set(blue("i1"))
 	for host, status := range map[string]int{
 		"my-endpoint.models.example": 200, "MY-Endpoint.MODELS.example:8444": 200, "my-endpoint.models.example.": 200,
 		"models.example": 404, ".models.example": 404, "a.b.models.example": 404, "my-endpointmodels.example": 404,
-		"my-endpoint.other": 404,
+		"my-endpoint.other": 404, "my-endpoint.local.inference.ml.azure.com": 200, "my-endpoint.inference.ml.azure.com": 404,
 	} {
 		if r := s.do("POST", "/score", "x", "Host", host); r.status != status {
 			t.Errorf("%s: %d, want %d", host, r.status, status)

@@ -123,19 +123,25 @@ func (g *Gateway) target(x *Exchange) (name, path string, ok bool) {
 		}
 		return rest[:slash], rest[slash:], slash > 0
 	}
-	if g.cfg.Domain == "" {
-		return "", "", false
-	}
 	host := x.Host
 	if colon := strings.LastIndexByte(host, ':'); colon >= 0 {
 		host = host[:colon]
 	}
 	host = strings.TrimSuffix(host, ".")
-	n := len(host) - len(g.cfg.Domain)
-	if n < 2 || host[n-1] != '.' || !fold(host[n:], g.cfg.Domain) {
-		return "", "", false
+	name, ok = below(host, g.cfg.Domain)
+	if !ok {
+		name, ok = below(host, g.cfg.InterceptDomain)
 	}
-	return host[:n-1], x.Path, true
+	return name, x.Path, ok
+}
+
+// below gives what stands in a host's name before a domain; false when it is not one of the domain's.
+func below(host, domain string) (name string, ok bool) {
+	n := len(host) - len(domain)
+	if domain == "" || n < 2 || host[n-1] != '.' || !fold(host[n:], domain) {
+		return "", false
+	}
+	return host[:n-1], true
 }
 
 func (x *Exchange) authenticate(e *route.Endpoint) *refusal {

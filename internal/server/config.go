@@ -13,6 +13,7 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
+	"portico/internal/intercept"
 	"portico/internal/online"
 )
 
@@ -25,6 +26,8 @@ type Config struct {
 	ScoringHTTP       string
 	ReadyFile         string
 	Domain            string
+	Intercept         string
+	Passthrough       bool
 	Hosts             []string
 	Detach            bool
 	DrainTimeout      time.Duration
@@ -80,6 +83,14 @@ func Settings() []Setting {
 		{Key: "scoring_http", Usage: "address for scoring over plain HTTP; empty: none", set: text(func(c *Config) *string { return &c.ScoringHTTP })},
 		{Key: "ready_file", Usage: "file written once requests are served: JSON with pid, URLs and the CA's path", set: text(func(c *Config) *string { return &c.ReadyFile })},
 		{Key: "domain", Usage: "domain whose sub-domains are endpoints: https://NAME.DOMAIN/score", set: text(func(c *Config) *string { return &c.Domain })},
+		{Key: "intercept", Usage: "loopback address of a proxy that answers for Azure's host names (docs/clients.md); empty: none", set: func(c *Config, v string) error {
+			c.Intercept = v
+			if v == "" {
+				return nil
+			}
+			return intercept.CheckAddress(v)
+		}},
+		{Key: "intercept_passthrough", Default: "false", Bool: true, Usage: "let that proxy tunnel other names untouched instead of refusing them", set: func(c *Config, v string) (err error) { c.Passthrough, err = strconv.ParseBool(v); return }},
 		{Key: "hosts", Usage: "more host names and addresses for the server's certificate, comma-separated", set: func(c *Config, v string) error {
 			c.Hosts = slices.DeleteFunc(strings.Split(v, ","), func(s string) bool { return strings.TrimSpace(s) == "" })
 			return nil

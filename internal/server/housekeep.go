@@ -57,6 +57,7 @@ func (s *serving) housekeep(ctx context.Context) {
 			if err := s.renew(); err != nil {
 				s.log.Error("the server's certificate was not renewed", "error", err)
 			}
+			s.renewInterception()
 		}
 	}
 }

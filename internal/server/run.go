@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"net/http"
 	"time"
 
@@ -22,7 +21,8 @@ const managementStopTimeout = 5 * time.Second
 // while instances still run, management next, the loop last.
 func (s *serving) run(ctx context.Context) error {
 	s.gateway = gateway.New(gateway.Config{
-		Domain: s.cfg.Domain, MaxRequestBytes: s.cfg.MaxRequestBytes, BufferBytes: s.cfg.RequestMemory,
+		Domain: s.cfg.Domain, InterceptDomain: s.interceptDomain(),
+		MaxRequestBytes: s.cfg.MaxRequestBytes, BufferBytes: s.cfg.RequestMemory,
 	}, upstreams{s.engine}, s.telemetry, s.log)
 	s.front = gateway.NewServer(s.gateway, gateway.ServerConfig{}, s.log)
 	if err := s.renew(); err != nil {
@@ -41,12 +41,9 @@ func (s *serving) run(ctx context.Context) error {
 		work.Go(func() error { return s.front.Serve(s.scoringHTTP, nil) })
 	}
 	work.Go(func() error {
-		err := management.Serve(tls.NewListener(s.management, managementTLS(secure)))
-		if errors.Is(err, http.ErrServerClosed) {
-			return nil
-		}
-		return fmt.Errorf("serve the management API: %w", err)
+		return serveHTTP(management, tls.NewListener(s.management, managementTLS(secure)), "management API")
 	})
+	s.serveInterception(work)
 	var err error
 	select {
 	case <-s.routed.came:
@@ -79,6 +76,7 @@ func (s *serving) drain(management *http.Server, stopLoop func()) error {
 	if e := management.Shutdown(short); e != nil {
 		err = errors.Join(err, management.Close())
 	}
+	err = errors.Join(err, s.stopInterception(short))
 	stopLoop()
 	s.log.Info("requests are drained")
 	return err
@@ -87,7 +85,7 @@ func (s *serving) drain(management *http.Server, stopLoop func()) error {
 func unlisten(ctx context.Context) func(*host.Client) error {
 	return func(c *host.Client) error {
 		var errs []error
-		for _, name := range []string{"management", "scoring", "scoring-http"} {
+		for _, name := range []string{"management", "scoring", "scoring-http", "intercept"} {
 			errs = append(errs, c.Unlisten(ctx, name))
 		}
 		return errors.Join(errs...)
@@ -100,11 +98,13 @@ func managementTLS(base *tls.Config) *tls.Config {
 	return c
 }
 
-func (s *serving) managementServer() *http.Server {
-	return api.NewServer(api.New(api.Config{
+func (s *serving) managementServer() *http.Server { return api.NewServer(api.New(s.apiConfig())) }
+
+func (s *serving) apiConfig() api.Config {
+	return api.Config{
 		Control: s.control, Access: s.verifier, Uploads: s.uploads, ScoringURI: s.scoringURI, SwaggerURI: s.swaggerURI,
 		Metrics: s.telemetry.Handler(), Settings: func() any { return s.values }, Ready: s.isReady, Logger: s.log,
-	}))
+	}
 }
 
 // isReady says why scoring requests are not served yet, or nil.

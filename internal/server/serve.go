@@ -80,9 +80,10 @@ type serving struct {
 	builder   *environment.Builder
 	builds    buildLogs
 
-	management, scoring, scoringHTTP net.Listener
+	management, scoring, scoringHTTP, interceptor net.Listener
 
 	certificate certificate
+	intercept   interception
 	routed      firstTable
 }
 
@@ -115,7 +116,7 @@ func (s *serving) open(ctx context.Context) error {
 		return err
 	}
 	s.onStop("the lock", lock.Close)
-	for _, step := range []func(context.Context) error{s.openRecords, s.openHost, s.openEngine, s.openControl, s.openListeners} {
+	for _, step := range []func(context.Context) error{s.openRecords, s.openHost, s.openEngine, s.openControl, s.openListeners, s.openInterception} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -283,7 +284,8 @@ func (s *serving) openListeners(ctx context.Context) error {
 		name, address string
 		to            *net.Listener
 	}{
-		{"management", s.cfg.Management, &s.management}, {"scoring", s.cfg.Scoring, &s.scoring}, {"scoring-http", s.cfg.ScoringHTTP, &s.scoringHTTP},
+		{"management", s.cfg.Management, &s.management}, {"scoring", s.cfg.Scoring, &s.scoring},
+		{"scoring-http", s.cfg.ScoringHTTP, &s.scoringHTTP}, {"intercept", s.cfg.Intercept, &s.interceptor},
 	} {
 		if l.address == "" {
 			if err := s.host.Unlisten(ctx, l.name); err != nil {
@@ -328,6 +330,10 @@ type ready struct {
 	ScoringHTTPURL string `json:"scoring_http_url"`
 	CAFile         string `json:"ca_file"`
 	Version        string `json:"version"`
+	// InterceptURL is where clients find the proxy for Azure's host names, InterceptCAFile what they must trust for it.
+	InterceptURL         string `json:"intercept_url,omitempty"`
+	InterceptCAFile      string `json:"intercept_ca_file,omitempty"`
+	InterceptPassthrough bool   `json:"intercept_passthrough,omitempty"`
 }
 
 // announce writes the ready files, which say that requests are served.
@@ -337,6 +343,10 @@ func (s *serving) announce() error {
 	}
 	if s.scoringHTTP != nil {
 		r.ScoringHTTPURL = "http://" + reachable(s.scoringHTTP)
+	}
+	if s.interceptor != nil {
+		r.InterceptURL, r.InterceptCAFile = "http://"+reachable(s.interceptor), s.intercept.authority.CAFile()
+		r.InterceptPassthrough = s.cfg.Passthrough
 	}
 	doc, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
