@@ -194,9 +194,9 @@ func (b *Builder) complete(id string) (*record, error) {
 	k := b.known[id]
 	b.mu.Unlock()
 	// The link of a virtual environment to its base breaks when that interpreter is uninstalled: stat follows it.
-	if _, err := os.Stat(filepath.Join(b.cfg.Dir, id, venvDir, "bin", "python")); err != nil { //nolint:nilerr // then there is none
+	if _, err := os.Stat(filepath.Join(b.cfg.Dir, id, venvDir, "bin", "python")); err != nil {
 		b.forget(id)
-		return nil, nil
+		return nil, nil //nolint:nilerr // then there is none
 	}
 	now := time.Now()
 	if k == nil {

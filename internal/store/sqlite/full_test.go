@@ -60,11 +60,11 @@ func swallow(t *testing.T, s *Store) {
 	err := s.Update(t.Context(), func(tx store.Tx) error {
 		for i := range 100 {
 			if _, err := tx.PutSpec(store.Spec{ID: ws.Endpoint(fmt.Sprintf("big%d", i)), JSON: []byte(bulk), At: noon}); err != nil {
-				break //nolint:nilerr // to overlook it is what is tested
+				break
 			}
 		}
 		_, _ = tx.PutSpec(store.Spec{ID: ws.Endpoint("small"), JSON: []byte(`{}`), At: noon})
-		return nil
+		return nil //nolint:nilerr // to overlook the errors is what is tested
 	})
 	if !errors.Is(err, store.ErrFull) {
 		t.Errorf("an overlooked ErrFull: Update gave %v", err)
