@@ -13,6 +13,9 @@ type deployment struct {
 	queue *admission.Queue
 	ready atomic.Pointer[readySet]
 
+	copies    atomic.Int64 // copies of requests under way, while this is a shadow
+	maxCopies atomic.Int64
+
 	mu      sync.Mutex // of what follows; never taken by a request on a ready instance
 	limits  admission.Limits
 	perInst int
@@ -66,6 +69,8 @@ func (d *deployment) update(r *route.Deployment, bytes int64) {
 	}
 	d.perInst = max(r.Request.MaxConcurrent, 1)
 	d.limits = admission.Limits{Pending: r.Request.PendingLimit(r.MaxInstances), Bytes: bytes}
+	// Half of what may be pending: a caller who names the shadow in the header always finds the other half free.
+	d.maxCopies.Store(int64(max(d.limits.Pending/2, 1)))
 	d.ready.Store(next)
 	close(old.changed)
 	d.applyLocked()

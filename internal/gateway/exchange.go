@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"portico/internal/inference"
+	"portico/internal/route"
 	"portico/internal/telemetry"
 )
 
@@ -49,6 +50,7 @@ type Exchange struct {
 	authorization string
 	authorized    int // number of Authorization fields
 	pinned        string
+	shadow        *route.Deployment // gets a copy; nil: nobody
 }
 
 const (

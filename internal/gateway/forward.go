@@ -138,7 +138,8 @@ func (g *Gateway) respond(ctx context.Context, x *Exchange, a *inference.Answer)
 	if x.chunk == nil {
 		x.chunk = make([]byte, chunkBytes)
 	}
-	if n < 0 || n > wholeBytes || n > chunkBytes && !g.hold(x, n) {
+	// The answer to a copy takes no memory that answers to callers could need.
+	if n < 0 || n > wholeBytes || n > chunkBytes && (x.record.Mirror || !g.hold(x, n)) {
 		defer a.Body.Close() // it was read to its end, or is given up: nothing more to learn
 		x.answerHeader(a)
 		g.stream(ctx, x, a)

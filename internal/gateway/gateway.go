@@ -18,6 +18,7 @@ const (
 	DefaultMaxRequestBytes = 100 << 20
 	DefaultDeploymentBytes = 256 << 20
 	DefaultBufferBytes     = 512 << 20
+	DefaultMirrorBytes     = 64 << 20
 )
 
 // Config of a Gateway.
@@ -32,6 +33,9 @@ type Config struct {
 	// them requests are answered 429.
 	DeploymentBytes int64
 	BufferBytes     int64
+	// MirrorBytes bounds the copies of requests for shadow deployments in the whole server, header and body. Copies
+	// beyond it are dropped and counted.
+	MirrorBytes int64
 }
 
 func (c *Config) fill() {
@@ -45,6 +49,9 @@ func (c *Config) fill() {
 	}
 	if c.BufferBytes <= 0 {
 		c.BufferBytes = DefaultBufferBytes
+	}
+	if c.MirrorBytes <= 0 {
+		c.MirrorBytes = DefaultMirrorBytes
 	}
 }
 
@@ -64,6 +71,7 @@ type Gateway struct {
 	swapping sync.Mutex
 	draining atomic.Bool
 	buffered atomic.Int64 // bytes of request bodies in memory
+	mirrors  mirrors
 }
 
 // view is a routing table with the state that belongs to each of its deployments.
@@ -76,7 +84,9 @@ type view struct {
 // New makes a gateway that answers 503 until its first table.
 func New(cfg Config, upstreams Upstreams, recorder telemetry.Recorder, log *slog.Logger) *Gateway {
 	cfg.fill()
-	return &Gateway{cfg: cfg, upstreams: upstreams, recorder: recorder, log: log}
+	g := &Gateway{cfg: cfg, upstreams: upstreams, recorder: recorder, log: log}
+	g.mirrors.open()
+	return g
 }
 
 // SetTable puts a table in force at once. Requests that are under way finish under the one they began with;

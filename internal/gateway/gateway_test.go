@@ -49,10 +49,12 @@ func (u *upstreams) Lookup(id string) (inference.Upstream, bool) {
 
 // records keeps what was recorded and how many connections are open.
 type records struct {
-	mu   sync.Mutex
-	all  []telemetry.Record
-	open int
-	more chan struct{}
+	mu sync.Mutex
+	// drops are the reasons why copies were not offered.
+	drops []string
+	all   []telemetry.Record
+	open  int
+	more  chan struct{}
 }
 
 func (r *records) Record(rec *telemetry.Record) {
@@ -63,6 +65,12 @@ func (r *records) Record(rec *telemetry.Record) {
 	case r.more <- struct{}{}:
 	default:
 	}
+}
+
+func (r *records) MirrorDropped(_, _, reason string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.drops = append(r.drops, reason)
 }
 
 func (r *records) Connection(delta int) {

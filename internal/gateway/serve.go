@@ -87,19 +87,30 @@ func (g *Gateway) serve(ctx context.Context, x *Exchange) {
 		return
 	}
 	x.record.Deployment = chosen.Name
-	g.score(ctx, x, chosen, v.states[chosen])
+	if x.pinned == "" {
+		x.shadow = endpoint.Shadow(rand2.Uint32())
+	}
+	g.score(ctx, x, chosen, v)
 }
 
 // score is the part of a request that happens under its deadline.
-func (g *Gateway) score(ctx context.Context, x *Exchange, r *route.Deployment, d *deployment) {
+func (g *Gateway) score(ctx context.Context, x *Exchange, r *route.Deployment, v *view) {
 	deadline := x.Arrival.Add(r.Request.Timeout)
 	if refused := g.readBody(ctx, x, deadline); refused != nil {
 		x.refuse(refused)
 		return
 	}
 	x.record.Upload = time.Since(x.Arrival)
+	x.record.RequestBytes = int64(len(x.body))
+	if x.shadow != nil {
+		g.mirror(x, x.shadow, v.states[x.shadow])
+	}
+	g.admit(ctx, x, v.states[r], deadline)
+}
+
+// admit waits for a place on the deployment, and goes on with it to an instance.
+func (g *Gateway) admit(ctx context.Context, x *Exchange, d *deployment, deadline time.Time) {
 	size := int64(len(x.body))
-	x.record.RequestBytes = size
 	if err := d.queue.Acquire(ctx, deadline, size); err != nil {
 		x.record.Queue = time.Since(x.Arrival) - x.record.Upload
 		x.refuse(notAdmitted(ctx, d, err))

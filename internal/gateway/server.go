@@ -97,7 +97,8 @@ func (s *Server) Serve(l net.Listener, tlsConfig *tls.Config) error {
 }
 
 // Drain stops taking connections, closes idle ones, and waits until every request has ended. When ctx ends first
-// the rest is cut off, and the error says so.
+// the rest is cut off, and the error says so. Copies for shadow deployments end with the last request: nobody waits
+// for their answers.
 func (s *Server) Drain(ctx context.Context) error {
 	s.gateway.Drain()
 	err := s.http.Shutdown(ctx)
@@ -105,6 +106,7 @@ func (s *Server) Drain(ctx context.Context) error {
 		err = errors.Join(fmt.Errorf("drain scoring requests: %w", err), s.http.Close())
 	}
 	s.active.Wait()
+	s.gateway.stopMirrors()
 	return err
 }
 

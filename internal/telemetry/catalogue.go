@@ -42,6 +42,21 @@ var (
 		Dimensions: []string{"endpoint", "deployment"},
 		Help:       "Bytes of response bodies.",
 	}
+	MetricMirrorRequests = Metric{
+		Name: "portico_mirror_requests_total", Kind: "counter", Unit: "requests",
+		Dimensions: []string{"endpoint", "deployment", "status_code", "status_code_class", "model_status_code"},
+		Help:       "Copies of requests that a shadow deployment was offered, by what a caller would have been told.",
+	}
+	MetricMirrorLatency = Metric{
+		Name: "portico_mirror_request_latency_seconds", Kind: "histogram", Unit: "seconds",
+		Dimensions: []string{"endpoint", "deployment"},
+		Help:       "Time from a copy's beginning to the end of its answer, which is thrown away.",
+	}
+	MetricMirrorDropped = Metric{
+		Name: "portico_mirror_dropped_total", Kind: "counter", Unit: "requests",
+		Dimensions: []string{"endpoint", "deployment", "reason"},
+		Help:       "Copies that were not offered to the shadow deployment.",
+	}
 	MetricConnections = Metric{
 		Name: "portico_connections_active", Kind: "gauge", Unit: "connections", Azure: "ConnectionsActive",
 		Help: "Open connections of the scoring listeners.",
@@ -63,6 +78,7 @@ var (
 // Catalogue lists every metric in the order in which it is documented.
 var Catalogue = []Metric{
 	MetricRequests, MetricLatency, MetricQueue, MetricSoftFailures, MetricRequestBytes, MetricResponseBytes,
+	MetricMirrorRequests, MetricMirrorLatency, MetricMirrorDropped,
 	MetricConnections, MetricConnectionsOpened, MetricLogDropped, MetricHistoryBytes,
 }
 

@@ -53,6 +53,7 @@ type cell struct {
 	responseBytes uint64
 	latency       time.Duration // sum
 	queue         time.Duration // sum
+	fastest       time.Duration // of at least one request
 	slowest       time.Duration
 	buckets       [bucketCount]uint64
 }
@@ -68,6 +69,9 @@ func (c *cell) count(status, model int, n uint64) {
 }
 
 func (c *cell) add(r *Record) {
+	if len(c.statuses) == 0 || r.Total < c.fastest {
+		c.fastest = r.Total
+	}
 	c.count(r.Status, r.ModelStatus, 1)
 	if r.SoftFailure {
 		c.soft++
@@ -108,6 +112,7 @@ func (c *cell) pack() []byte {
 	put(c.responseBytes)
 	put(uint64(c.latency))
 	put(uint64(c.queue))
+	put(uint64(max(c.fastest, 0)))
 	put(uint64(c.slowest))
 	last := 0
 	for i, n := range c.buckets {
@@ -127,7 +132,8 @@ func (c *cell) addPacked(b []byte) {
 		b = b[n:]
 		return v
 	}
-	for range next() {
+	first, n := len(c.statuses) == 0, next()
+	for range n {
 		status, model := int(next()), int(next())
 		c.count(status, model, next())
 	}
@@ -136,6 +142,9 @@ func (c *cell) addPacked(b []byte) {
 	c.responseBytes += next()
 	c.latency += time.Duration(next())
 	c.queue += time.Duration(next())
+	if fastest := time.Duration(next()); n > 0 && (first || fastest < c.fastest) {
+		c.fastest = fastest
+	}
 	c.slowest = max(c.slowest, time.Duration(next()))
 	at := 0
 	for len(b) > 0 {
@@ -146,6 +155,9 @@ func (c *cell) addPacked(b []byte) {
 
 // merge adds another cell.
 func (c *cell) merge(o *cell) {
+	if len(o.statuses) > 0 && (len(c.statuses) == 0 || o.fastest < c.fastest) {
+		c.fastest = o.fastest
+	}
 	for _, s := range o.statuses {
 		c.count(s.status, s.model, s.n)
 	}

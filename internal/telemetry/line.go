@@ -37,6 +37,9 @@ func appendLine(b []byte, r *Record) []byte {
 	b = strconv.AppendInt(b, int64(r.Status), 10)
 	b = appendText(b, `,"reason":`, r.Reason, maxPath)
 	b = appendNumber(b, `,"modelStatus":`, int64(r.ModelStatus))
+	if r.Mirror {
+		b = append(b, `,"mirror":true`...)
+	}
 	if r.SoftFailure {
 		b = append(b, `,"softFailure":true`...)
 	}

@@ -16,6 +16,9 @@ type promMetrics struct {
 	soft              *prometheus.CounterVec
 	requestBytes      *prometheus.CounterVec
 	responseBytes     *prometheus.CounterVec
+	mirrorRequests    *prometheus.CounterVec
+	mirrorLatency     *prometheus.HistogramVec
+	mirrorDropped     *prometheus.CounterVec
 	connections       prometheus.Gauge
 	connectionsOpened prometheus.Counter
 	logDropped        prometheus.Counter
@@ -26,12 +29,15 @@ func newPromMetrics() *promMetrics {
 	counters := func(m Metric) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: m.Name, Help: m.Help}, m.Dimensions)
 	}
+	latencies := func(m Metric) *prometheus.HistogramVec {
+		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: m.Name, Help: m.Help, Buckets: latencyBounds},
+			m.Dimensions)
+	}
 	p := &promMetrics{
 		registry: prometheus.NewRegistry(),
-		requests: counters(MetricRequests),
-		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: MetricLatency.Name, Help: MetricLatency.Help, Buckets: latencyBounds,
-		}, MetricLatency.Dimensions),
+		requests: counters(MetricRequests), latency: latencies(MetricLatency),
+		mirrorRequests: counters(MetricMirrorRequests), mirrorLatency: latencies(MetricMirrorLatency),
+		mirrorDropped: counters(MetricMirrorDropped),
 		queue:         counters(MetricQueue),
 		soft:          counters(MetricSoftFailures),
 		requestBytes:  counters(MetricRequestBytes),
@@ -46,16 +52,17 @@ func newPromMetrics() *promMetrics {
 			Name: MetricHistoryBytes.Name, Help: MetricHistoryBytes.Help}),
 	}
 	p.registry.MustRegister(p.requests, p.latency, p.queue, p.soft, p.requestBytes, p.responseBytes,
-		p.connections, p.connectionsOpened, p.logDropped, p.historyBytes,
+		p.mirrorRequests, p.mirrorLatency, p.mirrorDropped, p.connections, p.connectionsOpened, p.logDropped, p.historyBytes,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return p
 }
 
 // promSeries are the handles of one deployment, resolved once: looking labels up costs three times an increment.
 type promSeries struct {
-	key           seriesKey
-	requests      *prometheus.CounterVec
-	latency       prometheus.Observer
+	key      seriesKey
+	requests *prometheus.CounterVec
+	latency  prometheus.Observer
+	// Of live requests only.
 	queue         prometheus.Counter
 	soft          prometheus.Counter
 	requestBytes  prometheus.Counter
@@ -64,6 +71,9 @@ type promSeries struct {
 
 func (p *promMetrics) resolve(key seriesKey) *promSeries {
 	l := []string{key.endpoint, key.deployment}
+	if key.mirror {
+		return &promSeries{key: key, requests: p.mirrorRequests, latency: p.mirrorLatency.WithLabelValues(l...)}
+	}
 	return &promSeries{
 		key: key, requests: p.requests,
 		latency:       p.latency.WithLabelValues(l...),
@@ -84,6 +94,9 @@ func (s *promSeries) status(status, model int) prometheus.Counter {
 
 func (s *promSeries) add(r *Record) {
 	s.latency.Observe(r.Total.Seconds())
+	if s.key.mirror {
+		return
+	}
 	s.queue.Add(max(r.Queue, 0).Seconds())
 	s.requestBytes.Add(float64(max(r.RequestBytes, 0)))
 	s.responseBytes.Add(float64(max(r.ResponseBytes, 0)))
@@ -95,6 +108,12 @@ func (s *promSeries) add(r *Record) {
 // forget takes a deployment that has not been called for the retention off the page.
 func (p *promMetrics) forget(key seriesKey) {
 	l := prometheus.Labels{"endpoint": key.endpoint, "deployment": key.deployment}
+	if key.mirror {
+		p.mirrorRequests.DeletePartialMatch(l)
+		p.mirrorLatency.DeletePartialMatch(l)
+		p.mirrorDropped.DeletePartialMatch(l)
+		return
+	}
 	p.requests.DeletePartialMatch(l)
 	p.latency.DeletePartialMatch(l)
 	p.queue.DeletePartialMatch(l)

@@ -38,6 +38,8 @@ type Summary struct {
 	Until       time.Time `json:"until"`
 	Total       Row       `json:"total"`
 	Deployments []Row     `json:"deployments"` // in order of name
+	// Mirrors are the copies that shadow deployments were offered, in order of name; they are in no other row.
+	Mirrors []Row `json:"mirrors,omitempty"`
 }
 
 // Query sums up the requests of an endpoint in every minute that overlaps [since, until). Times before the
@@ -55,10 +57,16 @@ func (t *Telemetry) Query(endpoint string, since, until time.Time) Summary {
 		if len(c.statuses) == 0 {
 			continue
 		}
+		if key.mirror {
+			out.Mirrors = append(out.Mirrors, c.row(key))
+			continue
+		}
 		total.merge(&c)
 		out.Deployments = append(out.Deployments, c.row(key))
 	}
-	slices.SortFunc(out.Deployments, func(a, b Row) int { return cmp.Compare(a.Deployment, b.Deployment) })
+	byName := func(a, b Row) int { return cmp.Compare(a.Deployment, b.Deployment) }
+	slices.SortFunc(out.Deployments, byName)
+	slices.SortFunc(out.Mirrors, byName)
 	out.Total = total.row(seriesKey{endpoint: endpoint})
 	return out
 }

@@ -22,6 +22,7 @@ type Record struct {
 	ModelStatus     int    // what the instance answered; 0 when it did not
 	Reason          string // why Status is not 200: one of the Reason constants
 	SoftFailure     bool   // a 200 that says in x-ms-run-function-failed that the script failed
+	Mirror          bool   // a copy for a shadow deployment: Status is what a caller would have been told
 
 	Upload    time.Duration // Arrival to the last byte of the request
 	Queue     time.Duration // waiting for an instance
@@ -60,9 +61,19 @@ const (
 	ReasonPlatformInternal = "platform_internal" // ours
 )
 
+// Why a copy for a shadow deployment was never offered to it.
+const (
+	DropCopies   = "too_many_copies" // as many copies as the deployment may hold are under way
+	DropBytes    = "too_many_bytes"  // the memory for copies is used up
+	DropNotReady = "not_ready"       // the deployment has no ready instance
+	DropStopping = "stopping"        // the server is going away
+)
+
 // Recorder takes what happens. It must not block, and keeps nothing that r points to after it returns.
 type Recorder interface {
 	Record(r *Record)
+	// MirrorDropped counts a copy that was not offered to a deployment, for one of the Drop reasons.
+	MirrorDropped(endpoint, deployment, reason string)
 	// Connection counts an opened (+1) or closed (-1) connection of a scoring listener.
 	Connection(delta int)
 }

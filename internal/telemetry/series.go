@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -8,11 +9,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-type seriesKey struct{ endpoint, deployment string }
+type seriesKey struct {
+	endpoint, deployment string
+	mirror               bool // copies are counted apart: callers of the endpoint did not send them
+}
 
 // clone frees the key of the memory that the record's strings share.
 func (k seriesKey) clone() seriesKey {
-	return seriesKey{strings.Clone(k.endpoint), strings.Clone(k.deployment)}
+	return seriesKey{strings.Clone(k.endpoint), strings.Clone(k.deployment), k.mirror}
 }
 
 // series is everything counted of one deployment (or of the requests that reached none of an endpoint). Its lock
@@ -59,6 +63,13 @@ func (s *series) record(r *Record) {
 	s.live.add(r)
 	s.counterLocked(r.Status, r.ModelStatus).Inc()
 	s.prom.add(r)
+}
+
+// dropped notes that something was counted in a minute although there is no record of it.
+func (s *series) dropped(minute int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last = max(s.last, minute)
 }
 
 func (s *series) counterLocked(status, model int) prometheus.Counter {
@@ -123,6 +134,25 @@ func (s *series) idleSince(cut int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.history) == 0 && s.minute == 0 && s.last < cut
+}
+
+// each calls fn with every minute of [from, to) that has requests. A minute may come in several parts.
+func (s *series) each(from, to int64, fn func(minute int64, c *cell)) {
+	s.mu.Lock()
+	if s.minute >= from && s.minute < to && len(s.live.statuses) > 0 {
+		live := s.live
+		live.statuses = slices.Clone(s.live.statuses)
+		defer fn(s.minute, &live)
+	}
+	history := s.history[:len(s.history):len(s.history)]
+	s.mu.Unlock()
+	for _, p := range history {
+		if p.minute >= from && p.minute < to {
+			var c cell
+			c.addPacked(p.data)
+			fn(p.minute, &c)
+		}
+	}
 }
 
 // sum adds the minutes of [from, to) to c.

@@ -65,6 +65,8 @@ type Telemetry struct {
 	series  atomic.Pointer[map[seriesKey]*series]
 	growing sync.Mutex
 
+	connections connectionHistory
+
 	stop chan struct{}
 	done sync.WaitGroup
 }
@@ -87,15 +89,24 @@ func New(cfg Config, log *slog.Logger) (*Telemetry, error) {
 
 // Record counts a request and writes its line to the access log.
 func (t *Telemetry) Record(r *Record) {
-	s := t.find(seriesKey{r.Endpoint, r.Deployment})
+	s := t.find(seriesKey{r.Endpoint, r.Deployment, r.Mirror})
 	s.record(r)
 	if t.access != nil {
 		t.access.record(r)
 	}
 }
 
+// MirrorDropped counts a copy that was not offered to a shadow deployment. It has a series, so that its counter goes
+// with the deployment's others.
+func (t *Telemetry) MirrorDropped(endpoint, deployment, reason string) {
+	s := t.find(seriesKey{endpoint, deployment, true})
+	t.prom.mirrorDropped.WithLabelValues(s.prom.key.endpoint, s.prom.key.deployment, reason).Inc()
+	s.dropped(minuteOf(time.Now()))
+}
+
 // Connection counts connections of the scoring listeners.
 func (t *Telemetry) Connection(delta int) {
+	t.connections.count(delta, time.Now())
 	t.prom.connections.Add(float64(delta))
 	if delta > 0 {
 		t.prom.connectionsOpened.Add(float64(delta))
@@ -134,6 +145,7 @@ func (t *Telemetry) sweepLoop() {
 func (t *Telemetry) sweep(now time.Time) {
 	current := *t.series.Load()
 	cut := minuteOf(now.Add(-t.cfg.Retention))
+	t.connections.forget(cut, now)
 	held := make(map[int64]int64) // bytes by minute
 	total := int64(0)
 	for _, s := range current {
@@ -185,7 +197,7 @@ func (t *Telemetry) find(key seriesKey) *series {
 		return s
 	}
 	if len(current) >= MaxSeries {
-		key = seriesKey{endpoint: "(other)"}
+		key = seriesKey{endpoint: "(other)", mirror: key.mirror}
 		if s, ok := current[key]; ok {
 			return s
 		}

@@ -277,6 +277,10 @@ func TestMetricsPage(t *testing.T) {
 	tel.Record(soft)
 	tel.Record(request("ep", "green", at, 424, 500, 5*time.Millisecond))
 	tel.Record(request("ep", "", at, 401, 0, time.Millisecond))
+	copied := request("ep", "shadow", at, 408, 0, 2*time.Millisecond)
+	copied.Mirror = true
+	tel.Record(copied)
+	tel.MirrorDropped("ep", "shadow", DropCopies)
 	var own []string
 	for line := range strings.Lines(scrape(tel)) {
 		if strings.Contains(line, "portico_") {
