@@ -18,12 +18,12 @@ import (
 	"portico/internal/host"
 )
 
-// load sends requests from several callers until it is stopped and keeps every answer that was not 200.
-type load struct {
+// background sends requests from several callers until it is stopped and keeps every answer that was not 200.
+type background struct {
 	stop func() (ok int64, bad []answer)
 }
 
-func (s *server) load(endpoint, key string, callers int, body func(n int64) string) *load {
+func (s *server) load(endpoint, key string, callers int, body func(n int64) string) *background {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -53,7 +53,7 @@ func (s *server) load(endpoint, key string, callers int, body func(n int64) stri
 			}
 		})
 	}
-	return &load{stop: func() (int64, []answer) {
+	return &background{stop: func() (int64, []answer) {
 		cancel()
 		wg.Wait()
 		return ok.Load(), bad

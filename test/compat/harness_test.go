@@ -1,0 +1,318 @@
+package compat
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"portico/internal/host"
+)
+
+// binary is the program under test, built once for all tests; root is the repository.
+var binary, root string
+
+func TestMain(m *testing.M) {
+	if order := os.Getenv(sandboxVariable); order != "" {
+		os.Exit(insideSandbox(order))
+	}
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "portico-compat-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	if root, err = filepath.Abs("../.."); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	binary = filepath.Join(dir, "portico")
+	build := exec.Command("go", "build", "-o", binary, "portico/cmd/portico")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
+		return 1
+	}
+	return m.Run()
+}
+
+const (
+	startTimeout = 60 * time.Second
+	stopTimeout  = 60 * time.Second
+	// clientTimeout bounds one client program; the first deployment of a test builds a Python environment.
+	clientTimeout = 15 * time.Minute
+)
+
+// ready is the ready file.
+type ready struct {
+	ManagementURL  string `json:"management_url"`
+	ScoringURL     string `json:"scoring_url"`
+	ScoringHTTPURL string `json:"scoring_http_url"`
+	InterceptURL   string `json:"intercept_url"`
+	IdentityURL    string `json:"identity_url"`
+	CAFile         string `json:"ca_file"`
+}
+
+// server is one `portico serve` with its data directory.
+type server struct {
+	t     *testing.T
+	dir   string // data directory
+	ready ready
+	token string
+	http  *http.Client
+	cmd   *exec.Cmd
+	log   *lockedBuffer
+	exit  chan error
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// start starts a server with interception on, on free ports, and ends it and its host with the test.
+func start(t *testing.T, flags ...string) *server {
+	t.Helper()
+	s := &server{t: t, dir: filepath.Join(t.TempDir(), "data"), log: &lockedBuffer{}, exit: make(chan error, 1)}
+	file := filepath.Join(t.TempDir(), "ready.json")
+	args := append([]string{"serve", "--data-dir", s.dir, "--ready-file", file, "--management", "127.0.0.1:0",
+		"--scoring", "127.0.0.1:0", "--intercept", "127.0.0.1:0", "--log-level", "debug"}, flags...)
+	s.cmd = exec.Command(binary, args...)
+	s.cmd.Env = cleanEnvironment()
+	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { s.exit <- s.cmd.Wait() }()
+	t.Cleanup(s.end)
+	deadline := time.Now().Add(startTimeout)
+	for {
+		doc, err := os.ReadFile(file)
+		if err == nil {
+			if err := json.Unmarshal(doc, &s.ready); err != nil {
+				t.Fatalf("ready file: %v: %s", err, doc)
+			}
+			break
+		}
+		select {
+		case err := <-s.exit:
+			s.exit = nil
+			t.Fatalf("serve ended before it was ready: %v\n%s", err, s.log)
+		case <-time.After(5 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("serve is not ready after %s\n%s", startTimeout, s.log)
+		}
+	}
+	token, err := os.ReadFile(filepath.Join(s.dir, "admin.token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.token = strings.TrimSpace(string(token))
+	ca, err := os.ReadFile(s.ready.CAFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(ca)
+	s.http = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
+	t.Cleanup(s.http.CloseIdleConnections)
+	return s
+}
+
+// end leaves nothing behind, whatever the test did.
+func (s *server) end() {
+	if s.exit != nil {
+		_ = s.cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-s.exit:
+		case <-time.After(stopTimeout):
+			_ = s.cmd.Process.Kill()
+			s.t.Errorf("serve does not end")
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	if c, err := host.Dial(ctx, s.dir); err == nil {
+		if err := c.Shutdown(ctx, time.Second); err != nil {
+			s.t.Errorf("shut the host down: %v", err)
+		}
+		_ = c.Close()
+	} else if !errors.Is(err, host.ErrNotRunning) {
+		s.t.Errorf("reach the host: %v", err)
+	}
+	if s.t.Failed() {
+		s.t.Logf("server log:\n%s", s.log)
+	}
+}
+
+// workspace is the path of the default workspace on the management API.
+const workspace = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/portico/providers/" +
+	"Microsoft.MachineLearningServices/workspaces/default"
+
+// api sends a request to the management API as the administrator and gives status and body.
+func (s *server) api(method, path string, body string) (int, string) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, s.ready.ManagementURL+path, strings.NewReader(body))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+s.token)
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := s.http.Do(req)
+	if err != nil {
+		s.t.Fatalf("%s %s: %v", method, path, err)
+	}
+	defer resp.Body.Close()
+	doc, err := io.ReadAll(resp.Body)
+	if err != nil {
+		s.t.Fatalf("%s %s: %v", method, path, err)
+	}
+	return resp.StatusCode, string(doc)
+}
+
+// mode is how clients are led to the server.
+type mode string
+
+const (
+	redirected  mode = "redirected"  // the default: the metadata document
+	intercepted mode = "intercepted" // the proxy with Azure's own names
+)
+
+// environment is what `portico env` prints for this mode.
+func (s *server) environment(m mode, flags ...string) map[string]string {
+	s.t.Helper()
+	args := []string{"env", "--format", "json"}
+	if m == intercepted {
+		args = append(args, "--intercept")
+	} else {
+		args = append(args, "--no-intercept")
+	}
+	cmd := exec.Command(binary, append(args, flags...)...)
+	cmd.Env = append(cleanEnvironment(), "PORTICO_DATA_DIR="+s.dir)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	doc, err := cmd.Output()
+	if err != nil {
+		s.t.Fatalf("portico env: %v\n%s", err, stderr.String())
+	}
+	env := map[string]string{}
+	if err := json.Unmarshal(doc, &env); err != nil {
+		s.t.Fatalf("portico env: %v: %s", err, doc)
+	}
+	return env
+}
+
+// kept are the variables of this process that clients may see. Nothing else gets through: a developer's own Azure
+// or proxy settings must not decide a test.
+var kept = []string{"PATH", "TMPDIR", "LANG", "LC_ALL", "GOPATH", "GOCACHE", "GOMODCACHE", "GOFLAGS", "GOPROXY",
+	"PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_CERT", "PIP_DEFAULT_TIMEOUT", "UV_INDEX_URL"}
+
+func cleanEnvironment() []string {
+	env := []string{"HOME=" + os.TempDir(), "PYTHONDONTWRITEBYTECODE=1", "NO_COLOR=1"}
+	for _, name := range kept {
+		if v, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+v)
+		}
+	}
+	return env
+}
+
+// client is one run of a client program.
+type client struct {
+	name     string
+	argv     []string
+	dir      string
+	env      map[string]string
+	extra    []string // NAME=VALUE, for the test's own purposes
+	networks bool     // the client may use the real network (pip through the proxy)
+}
+
+// outcome is what a client did.
+type outcome struct {
+	out, err string
+	code     int
+}
+
+// run runs a client to its end. Unless it may use the network, it runs where only loopback exists, and anything
+// that it asked of another network fails the test.
+func (s *server) run(c client) outcome {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), clientTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, c.argv[0], c.argv[1:]...)
+	cmd.Dir = c.dir
+	cmd.Env = cleanEnvironment()
+	for _, name := range slices.Sorted(maps.Keys(c.env)) {
+		cmd.Env = append(cmd.Env, name+"="+c.env[name])
+	}
+	cmd.Env = append(cmd.Env, c.extra...)
+	var report func() sandboxReport
+	if !c.networks {
+		var ok bool
+		if report, ok = sandboxed(s.t, cmd, s.addresses()); !ok {
+			s.t.Log("this machine has no network namespaces for us: what the client looks for elsewhere is not counted")
+		}
+	}
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		s.t.Fatalf("%s: %v", c.name, err)
+	}
+	o := outcome{out: out.String(), err: errs.String(), code: cmd.ProcessState.ExitCode()}
+	if report != nil {
+		if r := report(); r != (sandboxReport{}) {
+			s.t.Errorf("%s looked for something beyond this machine: %+v", c.name, r)
+		}
+	}
+	return o
+}
+
+// addresses are all that clients may reach.
+func (s *server) addresses() []string {
+	var out []string
+	for _, u := range []string{s.ready.ManagementURL, s.ready.ScoringURL, s.ready.InterceptURL, s.ready.IdentityURL} {
+		parsed, err := url.Parse(u)
+		if err != nil || parsed.Port() == "" {
+			s.t.Fatalf("the ready file holds %q where a URL is needed: %+v", u, s.ready)
+		}
+		out = append(out, parsed.Host)
+	}
+	return out
+}

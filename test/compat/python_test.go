@@ -1,0 +1,48 @@
+package compat
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// python gives the interpreter of a virtual environment with the requirements of test/compat/requirements-NAME.txt.
+// It is kept below .build and made again when the file changes.
+func python(t *testing.T, name string) string {
+	t.Helper()
+	requirements, err := filepath.Abs("requirements-" + name + ".txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := os.ReadFile(requirements)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(doc)
+	dir := filepath.Join(root, ".build", "compat", name)
+	exe, stamp := filepath.Join(dir, "bin", "python"), filepath.Join(dir, ".requirements")
+	if done, err := os.ReadFile(stamp); err == nil && string(done) == hex.EncodeToString(sum[:]) {
+		return exe
+	} else if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	for _, argv := range [][]string{
+		{"python3", "-m", "venv", dir},
+		{exe, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-r", requirements},
+	} {
+		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v\n%s", argv, err, out)
+		}
+	}
+	if err := os.WriteFile(stamp, []byte(hex.EncodeToString(sum[:])), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return exe
+}
