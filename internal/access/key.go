@@ -19,6 +19,13 @@ func NewKey() online.Secret {
 	return online.Secret(base64.StdEncoding.EncodeToString(b[:]))
 }
 
+// NewSecret makes a client secret of 256 random bits in characters that need no escape anywhere.
+func NewSecret() online.Secret {
+	var b [secretBytes]byte
+	rand.Read(b[:]) // never fails
+	return online.Secret(base64.RawURLEncoding.EncodeToString(b[:]))
+}
+
 // Digest is what a key or token is compared by.
 func Digest(clear string) [32]byte { return sha256.Sum256([]byte(clear)) }
 

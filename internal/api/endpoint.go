@@ -32,7 +32,7 @@ func (c *call) endpoint(e control.Endpoint) arm.Endpoint {
 	if e.Meta.State != online.StateCreating {
 		scoring, swagger = c.api.ScoringURI(name), c.api.SwaggerURI(name)
 	}
-	return arm.NewEndpoint(e.Meta, e.Spec, scoring, swagger, c.added(arm.PropertyEndpointID, e.Meta.ID, e.LastOperation,
+	return arm.NewEndpoint(e.Meta, e.Spec, e.Identity, scoring, swagger, c.added(arm.PropertyEndpointID, e.Meta.ID, e.LastOperation,
 		e.Spec.Location), e.Fault)
 }
 
@@ -108,6 +108,9 @@ func patchStatus(op *online.Operation) int {
 }
 
 func (c *call) acceptedEndpoint(out control.Accepted[control.Endpoint], status int) error {
+	for _, text := range out.Notes {
+		c.note(text)
+	}
 	c.started(out.Operation, out.Resource.Spec.Location)
 	c.w.Header().Set("ETag", out.Resource.Meta.ETag)
 	return c.json(status, c.endpoint(out.Resource))
@@ -175,8 +178,4 @@ func regenerateKeys(c *call) error {
 		return err
 	}
 	return c.empty(http.StatusOK)
-}
-
-func token(c *call) error {
-	return c.api.Control.Token(c.r.Context(), c.caller, c.workspace(), c.r.PathValue("endpoint"))
 }

@@ -36,7 +36,9 @@ type site struct {
 	t     testing.TB
 	store store.Store
 	api   *API
-	log   *lockedBuffer
+
+	identities *control.Identities
+	log        *lockedBuffer
 
 	mu    sync.Mutex
 	clock time.Time
@@ -77,6 +79,9 @@ func (s *site) tick() time.Time {
 	return s.clock
 }
 
+// testKey is made once: making one takes long.
+var testKey = sync.OnceValues(access.NewSigningKey)
+
 func newSite(t testing.TB) *site {
 	t.Helper()
 	ctx, dir := context.Background(), t.TempDir()
@@ -101,16 +106,23 @@ func newSite(t testing.TB) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	service, err := control.New(ctx, control.Config{Store: db, Artifacts: trees, Uploads: uploads,
+	s.identities, err = control.OpenIdentities(ctx, control.IdentityConfig{Store: db, Administrator: token1,
+		Issuer: func(tenant string) string { return "https://issuer/" + tenant + "/v2.0" }, NewKey: testKey, Now: s.tick})
+	if err != nil {
+		t.Fatal(err)
+	}
+	service, err := control.New(ctx, control.Config{Store: db, Identities: s.identities, Artifacts: trees, Uploads: uploads,
 		Catalogue: online.Catalogue{Types: online.AzureTypes()}, Waker: s, Logs: s, Metrics: s,
 		Default: online.WorkspaceID{Subscription: "sub", ResourceGroup: "group",
 			Name: "home"}, Location: "local", Now: s.tick, Logger: log})
 	if err != nil {
 		t.Fatal(err)
 	}
-	var who access.Verifier
+	who := access.Verifier{Issuer: s.identities.Issuer(), Principals: s.identities,
+		Audiences: []string{"https://management.azure.com"}}
 	who.Add(token1, online.Principal{ID: "1", Name: "admin"})
 	s.api = New(Config{Control: service, Access: &who, Uploads: uploads,
+		Identity:   NewIdentity(s.identities, "", s.tick, log),
 		ScoringURI: func(e string) string { return "https://score/endpoints/" + e + "/score" },
 		SwaggerURI: func(e string) string { return "https://score/endpoints/" + e + "/swagger.json" },
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

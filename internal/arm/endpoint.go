@@ -107,21 +107,18 @@ func (i *Identity) Domain() online.Identity {
 }
 
 // NewEndpoint renders an endpoint. The URIs are empty while nobody can call them yet. extra are properties that
-// the service adds; fault is why the state is Failed.
-func NewEndpoint(m Meta, s online.EndpointSpec, scoringURI, swaggerURI string, extra map[string]string,
+// the service adds; identity tells its principals; fault is why the state is Failed.
+func NewEndpoint(m Meta, s online.EndpointSpec, identity Identity, scoringURI, swaggerURI string, extra map[string]string,
 	fault *online.Error) Endpoint {
 	e := Endpoint{
 		ID: FormatID(m.ID), Name: m.ID.Name, Type: TypeOf(m.ID), ETag: m.ETag, Location: s.Location,
 		Tags: orEmpty(s.Tags), Kind: "Managed", SystemData: m.systemData(),
-		Identity: &Identity{Type: s.Identity.Type},
+		Identity: &identity,
 		Properties: EndpointProperties{
 			Description: s.Description, Properties: map[string]string{}, AuthMode: string(s.AuthMode),
 			ProvisioningState: string(m.State), Traffic: orEmpty(s.Traffic), MirrorTraffic: orEmpty(s.MirrorTraffic),
 			PublicNetworkAccess: s.PublicNetworkAccess,
 		},
-	}
-	if s.Identity.Type == "SystemAssigned" {
-		e.Identity.PrincipalID = m.UID
 	}
 	maps.Copy(e.Properties.Properties, s.Properties)
 	maps.Copy(e.Properties.Properties, extra)

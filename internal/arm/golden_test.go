@@ -67,9 +67,11 @@ func TestGoldenEndpoint(t *testing.T) {
 	}
 	spec.Default()
 	extra := map[string]string{PropertyEndpointID: "/subscriptions/s/..."}
-	golden(t, "endpoint.creating.json", NewEndpoint(metaOf(ws.Endpoint("fraud"), online.StateCreating), spec, "", "",
-		extra, nil))
-	golden(t, "endpoint.failed.json", NewEndpoint(metaOf(ws.Endpoint("fraud"), online.StateFailed), spec,
+	identity := Identity{Type: spec.Identity.Type, PrincipalID: metaOf(ws.Endpoint("fraud"), online.StateFailed).UID,
+		TenantID: "11111111-2222-3333-4444-555555555555"}
+	golden(t, "endpoint.creating.json", NewEndpoint(metaOf(ws.Endpoint("fraud"), online.StateCreating), spec, identity,
+		"", "", extra, nil))
+	golden(t, "endpoint.failed.json", NewEndpoint(metaOf(ws.Endpoint("fraud"), online.StateFailed), spec, identity,
 		"https://h/endpoints/fraud/score",
 		"https://h/endpoints/fraud/swagger.json", extra, online.Errorf(online.CodeOutOfQuota, "", "no room")))
 }

@@ -24,6 +24,11 @@ func FormatID(id online.ID) string {
 	switch {
 	case id.Kind == online.KindWorkspace:
 		return ws
+	case id.Kind == online.KindPrincipal:
+		return "/portico/v1/identities/" + id.Name
+	case id.Kind == online.KindUserIdentity:
+		return "/subscriptions/" + id.Workspace.Subscription + "/resourceGroups/" + id.Workspace.ResourceGroup +
+			"/providers/" + userIdentityType + "/" + id.Name
 	case id.Kind == online.KindDeployment:
 		return ws + "/onlineEndpoints/" + id.Parent + "/deployments/" + id.Name
 	case id.Kind.Versioned() && id.Parent != "":
@@ -38,12 +43,35 @@ func TypeOf(id online.ID) string {
 	switch {
 	case id.Kind == online.KindWorkspace:
 		return ws
+	case id.Kind == online.KindPrincipal:
+		return "Portico/identities"
+	case id.Kind == online.KindUserIdentity:
+		return userIdentityType
 	case id.Kind == online.KindDeployment:
 		return ws + "/onlineEndpoints/deployments"
 	case id.Kind.Versioned() && id.Parent != "":
 		return ws + "/" + string(id.Kind) + "/versions"
 	}
 	return ws + "/" + string(id.Kind)
+}
+
+// userIdentityType is the resource type of user-assigned identities.
+const userIdentityType = "Microsoft.ManagedIdentity/userAssignedIdentities"
+
+// ParseUserIdentity reads the resource id of a user-assigned identity without regard to the case of its fixed
+// segments. The error is a BadArgument without a target.
+func ParseUserIdentity(s string) (online.ID, error) {
+	parts := strings.Split(s, "/")
+	if len(s) > MaxIDLength || len(parts) != 9 || parts[0] != "" || !strings.EqualFold(parts[1], "subscriptions") ||
+		!strings.EqualFold(parts[3], "resourceGroups") || !strings.EqualFold(parts[5], "providers") ||
+		!strings.EqualFold(parts[6]+"/"+parts[7], userIdentityType) {
+		return online.ID{}, badID(s)
+	}
+	// An identity belongs to no workspace; its name follows the rule of one.
+	if fault := online.CheckScope(online.WorkspaceID{Subscription: parts[2], ResourceGroup: parts[4], Name: parts[8]}); fault != nil {
+		return online.ID{}, badID(s)
+	}
+	return online.UserIdentity(parts[2], parts[4], parts[8]), nil
 }
 
 // ParseID reads a resource id without regard to the case of its fixed segments. The names keep their case.

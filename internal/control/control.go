@@ -26,6 +26,8 @@ type Config struct {
 	Waker     Waker
 	Logs      Logs
 	Metrics   Metrics
+	// Identities issues tokens and knows the principals.
+	Identities *Identities
 	// Default is the workspace that New makes when it does not exist; Location is what new workspaces get when
 	// their PUT names none.
 	Default  online.WorkspaceID

@@ -17,6 +17,7 @@ import (
 type Endpoint struct {
 	Meta          arm.Meta
 	Spec          online.EndpointSpec
+	Identity      arm.Identity  // with its principals
 	Fault         *online.Error // why the state is Failed
 	LastOperation string        // id of the newest operation; empty when none is known
 }
@@ -57,7 +58,8 @@ func (s *Service) changeEndpoint(ctx context.Context, c Caller, id online.ID,
 			return err
 		}
 		spec := ch.edit(before)
-		if err := s.checkEndpoint(tx, id, ws, before, &spec); err != nil {
+		dropped, err := s.checkEndpoint(tx, id, ws, before, &spec)
+		if err != nil {
 			return err
 		}
 		doc, err := json.Marshal(spec)
@@ -66,6 +68,10 @@ func (s *Service) changeEndpoint(ctx context.Context, c Caller, id online.ID,
 		}
 		if rec != nil && bytes.Equal(doc, rec.Spec) && settledEndpoint(rec) {
 			out, err = s.sameEndpoint(tx, c, rec, now)
+			out.Notes = notes(dropped)
+			return err
+		}
+		if err := s.ensureUserIdentities(tx, c, &spec.Identity, now); err != nil {
 			return err
 		}
 		why := "update"
@@ -82,10 +88,19 @@ func (s *Service) changeEndpoint(ctx context.Context, c Caller, id online.ID,
 				return err
 			}
 		}
-		out, err = s.acceptEndpoint(tx, c, stored, rec == nil, now)
+		out, err = s.acceptEndpoint(tx, c, stored, rec == nil, dropped, now)
+		out.Notes = notes(dropped)
 		return err
 	})
 	return out, err
+}
+
+// notes are what a caller is told beside the answer; nothing for an empty text.
+func notes(text string) []string {
+	if text == "" {
+		return nil
+	}
+	return []string{text}
 }
 
 // endpointSpec decodes the spec of a record; nil of none.
@@ -114,20 +129,21 @@ func (s *Service) sameEndpoint(tx store.Tx, c Caller, rec *store.Record, now tim
 	if err := s.note(tx, c, rec.ID, "write", succeeded, "unchanged", now); err != nil {
 		return Accepted[Endpoint]{}, err
 	}
-	e, err := readEndpoint(tx, rec)
+	e, err := s.readEndpoint(tx, rec)
 	return Accepted[Endpoint]{Resource: e, Operation: op}, err
 }
 
-func (s *Service) acceptEndpoint(tx store.Tx, c Caller, rec *store.Record, created bool,
+// acceptEndpoint answers a change; detail is what its activity says beside.
+func (s *Service) acceptEndpoint(tx store.Tx, c Caller, rec *store.Record, created bool, detail string,
 	now time.Time) (Accepted[Endpoint], error) {
 	op, err := s.began(tx, c, rec, "write", now)
 	if err != nil {
 		return Accepted[Endpoint]{}, err
 	}
-	if err := s.note(tx, c, rec.ID, "write", accepted, "", now); err != nil {
+	if err := s.note(tx, c, rec.ID, "write", accepted, detail, now); err != nil {
 		return Accepted[Endpoint]{}, err
 	}
-	e, err := readEndpoint(tx, rec)
+	e, err := s.readEndpoint(tx, rec)
 	return Accepted[Endpoint]{Resource: e, Operation: op, Created: created}, err
 }
 
@@ -186,8 +202,10 @@ func checkNewEndpoint(tx store.Tx, id online.ID) error {
 	return nil
 }
 
-// checkEndpoint fills in defaults and validates the spec against what exists.
-func (s *Service) checkEndpoint(tx store.Tx, id online.ID, ws *store.Workspace, before, spec *online.EndpointSpec) error {
+// checkEndpoint fills in defaults and validates the spec against what exists. dropped says, for the caller and the
+// activity log, that a mirror ended because its deployment becomes live.
+func (s *Service) checkEndpoint(tx store.Tx, id online.ID, ws *store.Workspace, before,
+	spec *online.EndpointSpec) (dropped string, err error) {
 	var faults []*online.Error
 	faults = append(faults, fixLocation(&spec.Location, ws, before)...)
 	if before != nil && spec.Identity.Type == "" {
@@ -198,20 +216,20 @@ func (s *Service) checkEndpoint(tx store.Tx, id online.ID, ws *store.Workspace, 
 	spec.Traffic, spec.MirrorTraffic = traffic, mirror
 	faults = append(append(faults, bad...), worse...)
 	spec.Default()
-	if before != nil && !strings.EqualFold(before.Identity.Type, spec.Identity.Type) {
-		faults = append(faults, online.Errorf(online.CodeBadArgument, "identity.type",
-			"the identity of an endpoint cannot change after creation (it is %s)", before.Identity.Type))
+	if name, share := spec.DropMirror(before); name != "" {
+		dropped = fmt.Sprintf("the mirror of %d %% to deployment %s was dropped: it receives live traffic", share, name)
 	}
-	if t := spec.Identity.Type; len(spec.Identity.UserAssigned) > 0 && (t == "SystemAssigned" || t == "None") {
-		faults = append(faults, online.Errorf(online.CodeBadArgument, "identity.userAssignedIdentities",
-			"identity type %s has no user-assigned identities", t))
+	faults = append(faults, checkUserIdentities(&spec.Identity)...)
+	if before != nil && !sameIdentity(&before.Identity, &spec.Identity) {
+		faults = append(faults, online.Errorf(online.CodeBadArgument, "identity",
+			"the identity of an endpoint cannot change after creation (it is %s)", describeIdentity(&before.Identity)))
 	}
 	deployments, err := liveDeployments(tx, id)
 	if err != nil {
-		return err
+		return "", err
 	}
 	faults = append(faults, checkWords(spec.Description, spec.Tags, spec.Properties, "tags")...)
-	return failIf(append(faults, spec.Validate(deployments)...))
+	return dropped, failIf(append(faults, spec.Validate(deployments)...))
 }
 
 // fixLocation takes the workspace's location, or the one that the endpoint already has, when none is given.
@@ -306,13 +324,13 @@ func (s *Service) GetEndpoint(ctx context.Context, c Caller, w online.WorkspaceI
 		if err != nil {
 			return err
 		}
-		out, err = readEndpoint(r, rec)
+		out, err = s.readEndpoint(r, rec)
 		return err
 	})
 	return out, err
 }
 
-func readEndpoint(r store.Reader, rec *store.Record) (Endpoint, error) {
+func (s *Service) readEndpoint(r store.Reader, rec *store.Record) (Endpoint, error) {
 	e, err := store.Decode[online.EndpointSpec, online.EndpointStatus](rec)
 	if err != nil {
 		return Endpoint{}, err
@@ -321,6 +339,9 @@ func readEndpoint(r store.Reader, rec *store.Record) (Endpoint, error) {
 	out := Endpoint{Meta: meta(rec, state), Spec: e.Spec}
 	if out.Meta.State == online.StateFailed {
 		out.Fault = e.Status.Error
+	}
+	if out.Identity, err = s.endpointIdentity(r, rec, &e.Spec.Identity); err != nil {
+		return Endpoint{}, err
 	}
 	ops, err := r.Operations(rec.UID, false)
 	if err != nil {
@@ -343,7 +364,7 @@ func (s *Service) ListEndpoints(ctx context.Context, c Caller, w online.Workspac
 		if err != nil {
 			return fmt.Errorf("list endpoints: %w", err)
 		}
-		out, err = listing(recs, q, func(rec *store.Record) (Endpoint, error) { return readEndpoint(r, rec) },
+		out, err = listing(recs, q, func(rec *store.Record) (Endpoint, error) { return s.readEndpoint(r, rec) },
 			func(e *Endpoint) described {
 				return described{meta: e.Meta, tags: e.Spec.Tags, properties: e.Spec.Properties, compute: "Managed"}
 			})

@@ -146,10 +146,14 @@ func TestBadEndpoints(t *testing.T) {
 			"properties.traffic.blue", "twice"},
 		{"mirror onto live", "fraud", online.EndpointSpec{Traffic: online.Traffic{"blue": 100},
 			MirrorTraffic: online.Traffic{"blue": 10}}, online.CodeBadArgument, "properties.mirrorTraffic.blue", "live traffic"},
-		{"mirror", "fraud", online.EndpointSpec{Traffic: online.Traffic{"blue": 100},
-			MirrorTraffic: online.Traffic{"green": 10}}, online.CodeNotImplemented, "properties.mirrorTraffic", "not implemented"},
-		{"token mode", "fraud", online.EndpointSpec{AuthMode: online.AuthAADToken}, online.CodeNotImplemented,
-			"properties.authMode", "AADToken"},
+		{"mirror of two", "fraud", online.EndpointSpec{MirrorTraffic: online.Traffic{"blue": 10, "green": 10}},
+			online.CodeBadArgument, "properties.mirrorTraffic", "only one"},
+		{"mirror of most", "fraud", online.EndpointSpec{Traffic: online.Traffic{"blue": 100},
+			MirrorTraffic: online.Traffic{"green": 51}}, online.CodeBadArgument, "properties.mirrorTraffic.green", "50"},
+		{"negative mirror", "fraud", online.EndpointSpec{Traffic: online.Traffic{"blue": 100},
+			MirrorTraffic: online.Traffic{"green": -1}}, online.CodeBadArgument, "properties.mirrorTraffic.green", "-1"},
+		{"mirror to nobody", "fraud", online.EndpointSpec{Traffic: online.Traffic{"blue": 100},
+			MirrorTraffic: online.Traffic{"red": 10}}, online.CodeBadArgument, "properties.mirrorTraffic.red", "does not exist"},
 		{"no such mode", "fraud", online.EndpointSpec{AuthMode: "Password"}, online.CodeBadArgument,
 			"properties.authMode", "Password"},
 		{"private", "fraud", online.EndpointSpec{PublicNetworkAccess: "Disabled"}, online.CodeNotImplemented,
@@ -157,9 +161,13 @@ func TestBadEndpoints(t *testing.T) {
 		{"compute", "fraud", online.EndpointSpec{Compute: "k8s"}, online.CodeNotImplemented, "properties.compute",
 			"Kubernetes"},
 		{"identity", "fraud", online.EndpointSpec{Identity: online.Identity{Type: "None"}}, online.CodeBadArgument,
-			"identity.type", "cannot change"},
-		{"identities", "fraud", online.EndpointSpec{Identity: online.Identity{Type: "SystemAssigned",
-			UserAssigned: []string{"x"}}}, online.CodeBadArgument, "identity.userAssignedIdentities", "SystemAssigned"},
+			"identity", "cannot change"},
+		{"identities", "fresh", online.EndpointSpec{Identity: online.Identity{Type: "SystemAssigned",
+			UserAssigned: []string{userIdentity("a")}}}, online.CodeBadArgument, "identity.userAssignedIdentities", "SystemAssigned"},
+		{"no identities", "fresh", online.EndpointSpec{Identity: online.Identity{Type: "UserAssigned"}}, online.CodeBadArgument,
+			"identity.userAssignedIdentities", "at least one"},
+		{"identity id", "fresh", online.EndpointSpec{Identity: online.Identity{Type: "UserAssigned",
+			UserAssigned: []string{"/subscriptions/s/x"}}}, online.CodeBadArgument, "identity.userAssignedIdentities", "userAssignedIdentities/NAME"},
 		{"location", "fraud", online.EndpointSpec{Location: "mars"}, online.CodeBadArgument, "location", "cannot change"},
 		{"tag", "fraud", online.EndpointSpec{Tags: map[string]string{"k": strings.Repeat("v", 257)}},
 			online.CodeBadArgument, "tags.k", "256"},
@@ -252,7 +260,7 @@ func TestKeys(t *testing.T) {
 	wantError(t, err, online.CodeBadArgument, "keyType", "Primary or Secondary")
 	_, err = b.RegenerateKey(ctx, admin, home, "fraud", "Primary", "has a space in it, long")
 	wantError(t, err, online.CodeBadArgument, "keyValue", "letters")
-	if err := b.Token(ctx, admin, home, "fraud"); !online.IsCode(err, online.CodeBadArgument) {
+	if _, err := b.Token(ctx, admin, home, "fraud"); !online.IsCode(err, online.CodeBadArgument) {
 		t.Errorf("token: %v", err)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"portico/internal/access"
 	"portico/internal/arm"
 	"portico/internal/artifact"
 	"portico/internal/online"
@@ -53,6 +54,9 @@ func (b *bench) Query(endpoint string, since, until time.Time) telemetry.Summary
 		Deployments: []telemetry.Row{{Endpoint: endpoint, Deployment: "blue", Requests: 3}}}
 }
 
+// testKey is made once: making one takes long.
+var testKey = sync.OnceValues(access.NewSigningKey)
+
 func newBench(t testing.TB) *bench {
 	t.Helper()
 	return openBench(t, t.TempDir())
@@ -80,7 +84,12 @@ func openBench(t testing.TB, dir string) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.Service, err = New(ctx, Config{Store: db, Artifacts: trees, Uploads: uploads,
+	identities, err := OpenIdentities(ctx, IdentityConfig{Store: db, Administrator: "administrator's token",
+		Issuer: func(tenant string) string { return "https://issuer/" + tenant + "/v2.0" }, NewKey: testKey, Now: b.tick})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Service, err = New(ctx, Config{Store: db, Identities: identities, Artifacts: trees, Uploads: uploads,
 		Catalogue: online.Catalogue{Types: online.AzureTypes()},
 		Waker:     b, Logs: b, Metrics: b, Default: home, Location: "local", Now: b.tick, Logger: log})
 	if err != nil {

@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"portico/internal/access"
-	"portico/internal/arm"
 	"portico/internal/online"
 	"portico/internal/store"
 )
@@ -85,6 +84,9 @@ func (s *Service) ListKeys(ctx context.Context, c Caller, w online.WorkspaceID, 
 		if err != nil {
 			return err
 		}
+		if err := wantMode(rec, online.AuthKey); err != nil {
+			return err
+		}
 		if out, err = readKeys(tx, rec.UID); err != nil {
 			return err
 		}
@@ -114,6 +116,9 @@ func (s *Service) RegenerateKey(ctx context.Context, c Caller, w online.Workspac
 		if err := notDeleting(rec); err != nil {
 			return err
 		}
+		if err := wantMode(rec, online.AuthKey); err != nil {
+			return err
+		}
 		secrets, err := tx.Secrets(rec.UID)
 		if err != nil {
 			return fmt.Errorf("read keys: %w", err)
@@ -132,16 +137,4 @@ func (s *Service) RegenerateKey(ctx context.Context, c Caller, w online.Workspac
 		return err
 	})
 	return op, err
-}
-
-// Token refuses to issue a token: every endpoint identifies its callers by key so far.
-func (s *Service) Token(ctx context.Context, c Caller, w online.WorkspaceID, name string) error {
-	return s.view(ctx, c, func(r store.Reader) error {
-		rec, err := must(r, w.Endpoint(name))
-		if err != nil {
-			return err
-		}
-		return online.Errorf(online.CodeBadArgument, arm.FormatID(rec.ID),
-			"the endpoint identifies its callers by key (authMode Key); use listKeys")
-	})
 }

@@ -17,22 +17,58 @@ const (
 
 // EndpointSpec is what a person wishes of an endpoint.
 type EndpointSpec struct {
-	Location            string            `json:"location,omitempty"`
-	Description         string            `json:"description,omitempty"`
-	Tags                map[string]string `json:"tags,omitempty"`
-	Properties          map[string]string `json:"properties,omitempty"`
-	AuthMode            AuthMode          `json:"authMode"`
-	Identity            Identity          `json:"identity"`
-	Traffic             Traffic           `json:"traffic,omitempty"`
-	MirrorTraffic       Traffic           `json:"mirrorTraffic,omitempty"`
-	PublicNetworkAccess string            `json:"publicNetworkAccess"` // Enabled | Disabled
-	Compute             string            `json:"compute,omitempty"`
+	Location      string            `json:"location,omitempty"`
+	Description   string            `json:"description,omitempty"`
+	Tags          map[string]string `json:"tags,omitempty"`
+	Properties    map[string]string `json:"properties,omitempty"`
+	AuthMode      AuthMode          `json:"authMode"`
+	Identity      Identity          `json:"identity"`
+	Traffic       Traffic           `json:"traffic,omitempty"`
+	MirrorTraffic Traffic           `json:"mirrorTraffic,omitempty"`
+	// DroppedMirror is the mirror that ended because its deployment received live traffic. A client that goes on
+	// sending the same object repeats it with every change; DropMirror then knows it for an echo.
+	DroppedMirror       Traffic `json:"droppedMirror,omitempty"`
+	PublicNetworkAccess string  `json:"publicNetworkAccess"` // Enabled | Disabled
+	Compute             string  `json:"compute,omitempty"`
 }
 
 // Identity is the principal that the endpoint's instances act as.
 type Identity struct {
-	Type         string   `json:"type"` // SystemAssigned | UserAssigned | None
-	UserAssigned []string `json:"userAssigned,omitempty"`
+	Type         string   `json:"type"`
+	UserAssigned []string `json:"userAssigned,omitempty"` // resource ids
+}
+
+// The types of an identity.
+const (
+	IdentitySystem = "SystemAssigned"
+	IdentityUser   = "UserAssigned"
+	IdentityBoth   = "SystemAssigned,UserAssigned"
+	IdentityNone   = "None"
+)
+
+// MaxUserIdentities bounds the user-assigned identities of one endpoint.
+const MaxUserIdentities = 20
+
+// System says whether there is a system-assigned identity.
+func (i *Identity) System() bool { return i.Type == IdentitySystem || i.Type == IdentityBoth }
+
+// User says whether there are user-assigned identities.
+func (i *Identity) User() bool { return i.Type == IdentityUser || i.Type == IdentityBoth }
+
+func (i *Identity) validate() []*Error {
+	const target, list = "identity.type", "identity.userAssignedIdentities"
+	switch {
+	case !i.System() && !i.User() && i.Type != IdentityNone:
+		return []*Error{Errorf(CodeBadArgument, target,
+			"identity type %.40q is not one of SystemAssigned, UserAssigned, None", i.Type)}
+	case i.User() && len(i.UserAssigned) == 0:
+		return []*Error{Errorf(CodeBadArgument, list, "identity type %s needs the resource id of at least one user-assigned identity", i.Type)}
+	case !i.User() && len(i.UserAssigned) > 0:
+		return []*Error{Errorf(CodeBadArgument, list, "identity type %s has no user-assigned identities", i.Type)}
+	case len(i.UserAssigned) > MaxUserIdentities:
+		return []*Error{Errorf(CodeBadArgument, list, "%d user-assigned identities are more than %d", len(i.UserAssigned), MaxUserIdentities)}
+	}
+	return nil
 }
 
 // EndpointStatus is what is. Only reconcile writes it.
@@ -66,7 +102,7 @@ func (s *EndpointSpec) Default() {
 		s.AuthMode = AuthKey
 	}
 	if s.Identity.Type == "" {
-		s.Identity.Type = "SystemAssigned"
+		s.Identity.Type = IdentitySystem
 	}
 	if s.PublicNetworkAccess == "" {
 		s.PublicNetworkAccess = "Enabled"
@@ -94,19 +130,11 @@ func (s *EndpointSpec) Validate(deployments map[string]bool) []*Error {
 		faults = append(faults, Errorf(code, target, format, args...))
 	}
 	switch s.AuthMode {
-	case AuthKey:
-	case AuthAMLToken, AuthAADToken:
-		add(CodeNotImplemented, "properties.authMode", "authMode %s is not implemented yet; use Key", s.AuthMode)
+	case AuthKey, AuthAMLToken, AuthAADToken:
 	default:
 		add(CodeBadArgument, "properties.authMode", "authMode %.40q is not one of Key, AMLToken, AADToken", s.AuthMode)
 	}
-	switch s.Identity.Type {
-	case "SystemAssigned", "None":
-	case "UserAssigned", "SystemAssigned,UserAssigned":
-		add(CodeNotImplemented, "identity.type", "identity type %s is not implemented yet; use SystemAssigned or None", s.Identity.Type)
-	default:
-		add(CodeBadArgument, "identity.type", "identity type %.40q is not one of SystemAssigned, UserAssigned, None", s.Identity.Type)
-	}
+	faults = append(faults, s.Identity.validate()...)
 	switch s.PublicNetworkAccess {
 	case "Enabled":
 	case "Disabled":
@@ -122,15 +150,48 @@ func (s *EndpointSpec) Validate(deployments map[string]bool) []*Error {
 		add(CodeBadArgument, "properties.traffic", "traffic adds up to %d; it must be 0 or 100", sum)
 	}
 	faults = append(faults, s.MirrorTraffic.validate("properties.mirrorTraffic", deployments)...)
+	return append(faults, s.checkMirror()...)
+}
+
+// checkMirror enforces Azure's rules for mirrored traffic (how-to-safely-rollout-online-endpoints).
+func (s *EndpointSpec) checkMirror() []*Error {
+	const target = "properties.mirrorTraffic"
+	var faults []*Error
+	if len(s.MirrorTraffic) > 1 {
+		faults = append(faults, Errorf(CodeBadArgument, target,
+			"mirrorTraffic names %d deployments; only one can receive mirrored traffic", len(s.MirrorTraffic)))
+	}
 	for _, name := range s.MirrorTraffic.Names() {
+		if share := s.MirrorTraffic[name]; share > MaxMirrorPercent && share <= 100 {
+			faults = append(faults, Errorf(CodeBadArgument, target+"."+name, "share %d is more than the %d %% that can be mirrored",
+				share, MaxMirrorPercent))
+		}
 		if s.Traffic[name] > 0 {
-			add(CodeBadArgument, "properties.mirrorTraffic."+name, "deployment %s has live traffic and cannot also receive mirrored traffic", name)
+			faults = append(faults, Errorf(CodeBadArgument, target+"."+name,
+				"deployment %s has live traffic and cannot also receive mirrored traffic", name))
 		}
 	}
-	if len(s.MirrorTraffic) > 0 && len(faults) == 0 {
-		add(CodeNotImplemented, "properties.mirrorTraffic", "mirrorTraffic is not implemented yet; leave it out")
-	}
 	return faults
+}
+
+// DropMirror ends the mirror of a deployment that a change of traffic makes live, and says which share of which
+// deployment it dropped; none is "". before is the spec in force, nil when there is none. Only what was in force
+// before, or the echo of it, is dropped: a mirror that is newly asked for a live deployment is a fault, which
+// Validate reports. Names must be in the case in which they are kept.
+func (s *EndpointSpec) DropMirror(before *EndpointSpec) (name string, share int) {
+	if before == nil || len(s.MirrorTraffic) != 1 {
+		return "", 0
+	}
+	s.DroppedMirror = nil
+	name = s.MirrorTraffic.Names()[0]
+	share = s.MirrorTraffic[name]
+	becomesLive := before.MirrorTraffic[name] > 0 && before.Traffic[name] == 0
+	echo := share > 0 && before.DroppedMirror[name] == share
+	if s.Traffic[name] <= 0 || share <= 0 || !becomesLive && !echo {
+		return "", 0
+	}
+	s.DroppedMirror, s.MirrorTraffic = s.MirrorTraffic, nil
+	return name, share
 }
 
 func (t Traffic) validate(target string, deployments map[string]bool) []*Error {

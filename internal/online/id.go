@@ -25,6 +25,11 @@ const (
 	KindEnvironment Kind = "environments"
 	KindData        Kind = "data"
 	KindDatastore   Kind = "datastores"
+
+	// KindPrincipal is a principal that a person made; it belongs to the server and to no workspace.
+	KindPrincipal Kind = "principals"
+	// KindUserIdentity is a user-assigned identity; it belongs to a resource group and to no workspace.
+	KindUserIdentity Kind = "userAssignedIdentities"
 )
 
 // Versioned says whether resources of this kind are versions of a named asset.
@@ -73,6 +78,14 @@ func (w WorkspaceID) Deployment(endpoint, name string) ID {
 func (w WorkspaceID) Asset(kind Kind, name, version string) ID {
 	return ID{Workspace: w, Kind: kind, Parent: name, Name: version}
 }
+
+// UserIdentity is the id of a user-assigned identity.
+func UserIdentity(subscription, group, name string) ID {
+	return ID{Workspace: WorkspaceID{Subscription: subscription, ResourceGroup: group}, Kind: KindUserIdentity, Name: name}
+}
+
+// PrincipalID is the id of a principal that a person made.
+func PrincipalID(name string) ID { return ID{Kind: KindPrincipal, Name: name} }
 
 // ID is the workspace's own id.
 func (w WorkspaceID) ID() ID { return ID{Workspace: w, Kind: KindWorkspace} }

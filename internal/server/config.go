@@ -28,6 +28,9 @@ type Config struct {
 	Domain            string
 	Intercept         string
 	Passthrough       bool
+	Identity          string
+	Issuer            string
+	IMDSPrincipal     string
 	Hosts             []string
 	Detach            bool
 	DrainTimeout      time.Duration
@@ -91,6 +94,9 @@ func Settings() []Setting {
 			return intercept.CheckAddress(v)
 		}},
 		{Key: "intercept_passthrough", Default: "false", Bool: true, Usage: "let that proxy tunnel other names untouched instead of refusing them", set: func(c *Config, v string) (err error) { c.Passthrough, err = strconv.ParseBool(v); return }},
+		{Key: "identity", Default: "127.0.0.1:0", Usage: "loopback address where processes of this machine ask for tokens (docs/identity.md)", set: func(c *Config, v string) error { c.Identity = v; return checkLoopback(v) }},
+		{Key: "issuer", Usage: "base URL that tokens name as their issuer; empty: the management API's", set: text(func(c *Config) *string { return &c.Issuer })},
+		{Key: "imds_principal", Usage: "principal that every process of this machine may speak for without a secret (instance metadata service); empty: none", set: text(func(c *Config) *string { return &c.IMDSPrincipal })},
 		{Key: "hosts", Usage: "more host names and addresses for the server's certificate, comma-separated", set: func(c *Config, v string) error {
 			c.Hosts = slices.DeleteFunc(strings.Split(v, ","), func(s string) bool { return strings.TrimSpace(s) == "" })
 			return nil

@@ -43,6 +43,8 @@ func (s *serving) run(ctx context.Context) error {
 	work.Go(func() error {
 		return serveHTTP(management, tls.NewListener(s.management, managementTLS(secure)), "management API")
 	})
+	identity := api.NewIdentityServer(s.identity)
+	work.Go(func() error { return serveHTTP(identity, s.identityListener, "identity service") })
 	s.serveInterception(work)
 	var err error
 	select {
@@ -52,11 +54,11 @@ func (s *serving) run(ctx context.Context) error {
 		}
 	case <-fail.Done():
 	}
-	return errors.Join(err, s.drain(management, stopLoop), work.Wait())
+	return errors.Join(err, s.drain(management, identity, stopLoop), work.Wait())
 }
 
 // drain stops everything that serves.
-func (s *serving) drain(management *http.Server, stopLoop func()) error {
+func (s *serving) drain(management, identity *http.Server, stopLoop func()) error {
 	s.log.Info("stopping", "drain_timeout", s.cfg.DrainTimeout.String(), "detach", s.cfg.Detach)
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.DrainTimeout)
 	defer cancel()
@@ -76,7 +78,7 @@ func (s *serving) drain(management *http.Server, stopLoop func()) error {
 	if e := management.Shutdown(short); e != nil {
 		err = errors.Join(err, management.Close())
 	}
-	err = errors.Join(err, s.stopInterception(short))
+	err = errors.Join(err, s.stopInterception(short), stopIdentity(short, identity))
 	stopLoop()
 	s.log.Info("requests are drained")
 	return err
@@ -85,7 +87,7 @@ func (s *serving) drain(management *http.Server, stopLoop func()) error {
 func unlisten(ctx context.Context) func(*host.Client) error {
 	return func(c *host.Client) error {
 		var errs []error
-		for _, name := range []string{"management", "scoring", "scoring-http", "intercept"} {
+		for _, name := range []string{"management", "scoring", "scoring-http", "intercept", "identity"} {
 			errs = append(errs, c.Unlisten(ctx, name))
 		}
 		return errors.Join(errs...)
@@ -102,7 +104,7 @@ func (s *serving) managementServer() *http.Server { return api.NewServer(api.New
 
 func (s *serving) apiConfig() api.Config {
 	return api.Config{
-		Control: s.control, Access: s.verifier, Uploads: s.uploads, ScoringURI: s.scoringURI, SwaggerURI: s.swaggerURI,
+		Control: s.control, Access: s.verifier, Uploads: s.uploads, Identity: s.identity, ScoringURI: s.scoringURI, SwaggerURI: s.swaggerURI,
 		Metrics: s.telemetry.Handler(), Settings: func() any { return s.values }, Ready: s.isReady, Logger: s.log,
 	}
 }

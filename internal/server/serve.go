@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"portico/internal/access"
+	"portico/internal/api"
 	"portico/internal/artifact"
 	"portico/internal/compute/local"
 	"portico/internal/control"
@@ -37,9 +38,6 @@ const (
 	tokenFile     = "admin.token"
 	readyFile     = "server.json"
 )
-
-// administrator is who the token in the data directory acts as.
-var administrator = online.Principal{ID: "00000000-0000-0000-0000-00000000ad01", Name: "administrator"}
 
 // Serve runs `portico serve` until ctx ends: management API, loops and gateway over one data directory. It
 // returns after everything it started has stopped; workers stop with it unless cfg.Detach is set.
@@ -73,6 +71,7 @@ type serving struct {
 	store     *sqlite.Store
 	control   *control.Service
 	verifier  *access.Verifier
+	token     online.Secret // the administrator's
 	authority *vault.Authority
 	artifacts *artifact.Store
 	uploads   *artifact.Uploads
@@ -80,7 +79,10 @@ type serving struct {
 	builder   *environment.Builder
 	builds    buildLogs
 
-	management, scoring, scoringHTTP, interceptor net.Listener
+	identities *control.Identities
+	identity   *api.Identity
+
+	management, scoring, scoringHTTP, interceptor, identityListener net.Listener
 
 	certificate certificate
 	intercept   interception
@@ -116,7 +118,8 @@ func (s *serving) open(ctx context.Context) error {
 		return err
 	}
 	s.onStop("the lock", lock.Close)
-	for _, step := range []func(context.Context) error{s.openRecords, s.openHost, s.openEngine, s.openControl, s.openListeners, s.openInterception} {
+	for _, step := range []func(context.Context) error{s.openRecords, s.openHost, s.openListeners, s.openIdentities, s.openEngine,
+		s.openControl, s.openInterception} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -157,13 +160,8 @@ func (s *serving) openRecords(ctx context.Context) error {
 		return err
 	}
 	s.onStop("the metrics", s.telemetry.Close)
-	token, err := administratorToken(s.path(tokenFile))
-	if err != nil {
-		return err
-	}
-	s.verifier = &access.Verifier{}
-	s.verifier.Add(token, administrator)
-	return nil
+	s.token, err = administratorToken(s.path(tokenFile))
+	return err
 }
 
 // administratorToken reads the token, or makes one at the first start.
@@ -220,6 +218,7 @@ func (s *serving) openEngine(ctx context.Context) error {
 	}
 	s.engine, err = local.New(ctx, local.Config{
 		Host: s.hostConfig(), Runtime: runtime, Sealer: keys, Overcommit: local.Overcommit(s.cfg.Overcommit),
+		Variables: s.instanceVariables,
 	}, s.log)
 	if err != nil {
 		return err
@@ -271,7 +270,7 @@ func (s *serving) openControl(ctx context.Context) error {
 	s.catalogue = online.Catalogue{Types: s.cfg.InstanceTypes, GPUs: capacity.GPUs}
 	s.control, err = control.New(ctx, control.Config{
 		Store: s.store, Artifacts: s.artifacts, Uploads: s.uploads, Catalogue: s.catalogue,
-		Waker: wake{}, Logs: logs{engine: s.engine, builds: s.builds}, Metrics: s.telemetry,
+		Waker: wake{}, Logs: logs{engine: s.engine, builds: s.builds}, Metrics: s.telemetry, Identities: s.identities,
 		Default:  online.WorkspaceID{Subscription: s.cfg.Subscription, ResourceGroup: s.cfg.ResourceGroup, Name: s.cfg.Workspace},
 		Location: s.cfg.Location, Now: s.now, Logger: s.log,
 	})
@@ -286,6 +285,7 @@ func (s *serving) openListeners(ctx context.Context) error {
 	}{
 		{"management", s.cfg.Management, &s.management}, {"scoring", s.cfg.Scoring, &s.scoring},
 		{"scoring-http", s.cfg.ScoringHTTP, &s.scoringHTTP}, {"intercept", s.cfg.Intercept, &s.interceptor},
+		{"identity", s.cfg.Identity, &s.identityListener},
 	} {
 		if l.address == "" {
 			if err := s.host.Unlisten(ctx, l.name); err != nil {
@@ -330,6 +330,9 @@ type ready struct {
 	ScoringHTTPURL string `json:"scoring_http_url"`
 	CAFile         string `json:"ca_file"`
 	Version        string `json:"version"`
+	// IdentityURL is where processes of this machine ask for tokens; TenantID is the tenant that they name.
+	IdentityURL string `json:"identity_url"`
+	TenantID    string `json:"tenant_id"`
 	// InterceptURL is where clients find the proxy for Azure's host names, InterceptCAFile what they must trust for it.
 	InterceptURL         string `json:"intercept_url,omitempty"`
 	InterceptCAFile      string `json:"intercept_ca_file,omitempty"`
@@ -340,6 +343,7 @@ type ready struct {
 func (s *serving) announce() error {
 	r := ready{
 		PID: os.Getpid(), ManagementURL: s.managementURL(), ScoringURL: s.scoringURL(), CAFile: s.authority.CAFile(), Version: Version,
+		IdentityURL: s.identityURL(), TenantID: s.identities.Issuer().Tenant(),
 	}
 	if s.scoringHTTP != nil {
 		r.ScoringHTTPURL = "http://" + reachable(s.scoringHTTP)

@@ -1,12 +1,15 @@
 package local
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
 	"time"
 
+	"portico/internal/compute"
 	"portico/internal/host"
+	"portico/internal/online"
 )
 
 // Sealer encrypts what lies on disk. purpose is bound to the text: opening under another purpose fails.
@@ -41,6 +44,9 @@ type Config struct {
 	Host host.Config
 	// Runtime is the Python worker: the path that workers.Write gave.
 	Runtime string
+	// Variables gives more variables of a template's workers, asked for at each start of one; a person's own win. Nil:
+	// none. It must not call the engine.
+	Variables func(ctx context.Context, t *compute.Template) (map[string]online.Secret, error)
 	// Sealer seals the variables of deployments, which are kept so that a worker can be restarted before
 	// anybody has called Ensure.
 	Sealer Sealer

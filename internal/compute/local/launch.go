@@ -11,6 +11,7 @@ import (
 	"portico/internal/compute"
 	"portico/internal/host"
 	"portico/internal/inference"
+	"portico/internal/online"
 )
 
 // labelMemory holds a process's memory limit in MiB.
@@ -65,7 +66,27 @@ func (l *launcher) start(ctx context.Context, spec inference.WorkerSpec, start i
 	if err != nil {
 		return nil, err
 	}
+	if err := l.addVariables(ctx, process.Env); err != nil {
+		return nil, err
+	}
 	return l.b.link.start(ctx, process)
+}
+
+// addVariables puts in what Config.Variables gives, except where there is a value already.
+func (l *launcher) addVariables(ctx context.Context, env map[string]online.Secret) error {
+	if l.b.cfg.Variables == nil {
+		return nil
+	}
+	more, err := l.b.cfg.Variables(ctx, l.template)
+	if err != nil {
+		return fmt.Errorf("make the variables of a worker: %w", err)
+	}
+	for name, value := range more {
+		if _, taken := env[name]; !taken {
+			env[name] = value
+		}
+	}
+	return nil
 }
 
 // take gives the process of a worker that runs, or that ended after the start that was told last and that no pool
@@ -162,19 +183,27 @@ func limitsOf(t *compute.Template) host.Limits {
 	}
 }
 
-// views are the paths that a worker sees beside the system's own.
+// views are the paths that a worker sees beside the system's own. A host that cannot hide anything would not miss
+// one, so they are looked for here; the error is for people who do not know the server's directories.
 func views(t *compute.Template, runtime, scratch string, gpus []int) ([]host.View, error) {
+	view := []host.View{{Path: scratch, Writable: true}}
+	for _, part := range []struct{ what, path string }{
+		{"the Python worker", runtime}, {"the deployment's code", t.CodeDir}, {"the deployment's model", t.ModelDir},
+	} {
+		if part.path == "" {
+			continue
+		}
+		if _, err := os.Stat(part.path); err != nil {
+			return nil, fmt.Errorf("%s is not on this machine: %w", part.what, errors.Unwrap(err))
+		}
+		view = append(view, host.View{Path: filepath.Clean(part.path)})
+	}
 	python, err := interpreterPaths(t.Python)
 	if err != nil {
 		return nil, err
 	}
-	paths := append([]string{runtime, t.CodeDir}, python...)
-	if t.ModelDir != "" {
-		paths = append(paths, t.ModelDir)
-	}
-	view := []host.View{{Path: scratch, Writable: true}}
-	for _, p := range paths {
-		view = append(view, host.View{Path: filepath.Clean(p)})
+	for _, p := range python {
+		view = append(view, host.View{Path: p})
 	}
 	return append(view, gpuView(gpus)...), nil
 }

@@ -1,0 +1,5 @@
+package control
+
+func userIdentity(name string) string {
+	return "/subscriptions/sub/resourceGroups/group/providers/Microsoft.ManagedIdentity/userAssignedIdentities/" + name
+}

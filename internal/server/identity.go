@@ -1,0 +1,99 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+
+	"portico/internal/access"
+	"portico/internal/api"
+	"portico/internal/compute"
+	"portico/internal/control"
+	"portico/internal/online"
+)
+
+// audiences are the resources that clients ask tokens for when they mean this management API: Azure's own names, which
+// unmodified clients keep, and the server's.
+func (s *serving) audiences() []string {
+	out := []string{s.managementURL(), "https://management.azure.com", "https://management.core.windows.net",
+		access.AudienceML, "https://storage.azure.com"}
+	_, port, _ := net.SplitHostPort(s.management.Addr().String()) // the address of a TCP listener always splits
+	for _, name := range s.names() {
+		if !strings.HasPrefix(name, "*") {
+			out = append(out, "https://"+net.JoinHostPort(name, port))
+			if port == "443" {
+				out = append(out, "https://"+name)
+			}
+		}
+	}
+	return out
+}
+
+// openIdentities opens the principals and their tokens.
+func (s *serving) openIdentities(ctx context.Context) error {
+	base := s.cfg.Issuer
+	if base == "" {
+		base = s.managementURL()
+	}
+	var err error
+	s.identities, err = control.OpenIdentities(ctx, control.IdentityConfig{
+		Store: s.store, Administrator: s.token, Now: s.now,
+		Issuer: func(tenant string) string { return strings.TrimSuffix(base, "/") + "/" + tenant + "/v2.0" },
+	})
+	if err != nil {
+		return err
+	}
+	s.verifier = &access.Verifier{Issuer: s.identities.Issuer(), Principals: s.identities, Audiences: s.audiences()}
+	s.verifier.Add(s.token, online.Administrator)
+	s.identity = api.NewIdentity(s.identities, s.cfg.IMDSPrincipal, s.now, s.log)
+	if s.cfg.IMDSPrincipal != "" {
+		s.log.Warn("every process of this machine may speak for a principal: the instance metadata service is on",
+			"principal", s.cfg.IMDSPrincipal)
+	}
+	return nil
+}
+
+// identityURL is where processes of this machine ask for tokens.
+func (s *serving) identityURL() string { return "http://" + s.identityListener.Addr().String() }
+
+// instanceVariables are what a worker reaches its endpoint's identity by, under the names of App Service and of Azure
+// ML. An endpoint without an identity has none.
+func (s *serving) instanceVariables(ctx context.Context, t *compute.Template) (map[string]online.Secret, error) {
+	secret, ok, err := s.identities.InstanceSecret(ctx, t.UID)
+	if err != nil || !ok {
+		return nil, err
+	}
+	out := map[string]online.Secret{}
+	for _, pair := range [][2]string{{"IDENTITY_ENDPOINT", "IDENTITY_HEADER"}, {"MSI_ENDPOINT", "MSI_SECRET"}} {
+		// A person's own half must not be completed with ours: our secret would go to an address of theirs.
+		_, own := t.Variables[pair[0]]
+		_, ownSecret := t.Variables[pair[1]]
+		if !own && !ownSecret {
+			out[pair[0]], out[pair[1]] = online.Secret(s.identityURL()+api.PathManagedIdentity), secret
+		}
+	}
+	return out, nil
+}
+
+// checkLoopback refuses an address that other machines could reach: what is spoken there is not encrypted.
+func checkLoopback(address string) error {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return fmt.Errorf("%q is not HOST:PORT", address)
+	}
+	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return errors.New("the address must be a loopback one, such as 127.0.0.1:0: secrets are sent to it in the clear")
+	}
+	return nil
+}
+
+// stopIdentity lets token requests finish until ctx ends.
+func stopIdentity(ctx context.Context, srv *http.Server) error {
+	if err := srv.Shutdown(ctx); err != nil {
+		return errors.Join(err, srv.Close())
+	}
+	return nil
+}
