@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"portico/internal/access"
 	"portico/internal/inference"
 	"portico/internal/route"
 	"portico/internal/telemetry"
@@ -33,6 +34,8 @@ type Config struct {
 	// them requests are answered 429.
 	DeploymentBytes int64
 	BufferBytes     int64
+	// Tokens verifies tokens; nil: endpoints with another authMode than Key let nobody in.
+	Tokens Tokens
 	// MirrorBytes bounds the copies of requests for shadow deployments in the whole server, header and body. Copies
 	// beyond it are dropped and counted.
 	MirrorBytes int64
@@ -53,6 +56,12 @@ func (c *Config) fill() {
 	if c.MirrorBytes <= 0 {
 		c.MirrorBytes = DefaultMirrorBytes
 	}
+}
+
+// Tokens verifies the tokens of endpoints that do not identify their callers by key. It is called for each such request
+// and must answer from memory what it has verified before.
+type Tokens interface {
+	Verify(token string) (*access.Claims, error)
 }
 
 // Upstreams finds the connection to an instance. It is called for each request and must not block.

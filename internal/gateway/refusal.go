@@ -37,6 +37,8 @@ var (
 		message: "The Authorization header is missing or malformed. Send exactly one \"Authorization: Bearer KEY\"."}
 	refusalAccessDenied = &refusal{status: 401, reason: telemetry.ReasonAccessDenied,
 		message: "The key is not valid for this endpoint."}
+	refusalTokenDenied = &refusal{status: 401, reason: telemetry.ReasonAccessDenied,
+		message: "The token is not valid for this endpoint, or has expired. Ask for a new one."}
 	refusalNoDeployment = &refusal{status: 404, reason: telemetry.ReasonNoDeployment,
 		message: "No valid deployments to route to. Please check that the endpoint has at least one deployment with " +
 			"positive weight values or use a deployment specific header to route."}

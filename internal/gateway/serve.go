@@ -12,6 +12,7 @@ import (
 
 	"portico/internal/access"
 	"portico/internal/inference"
+	"portico/internal/online"
 	"portico/internal/route"
 )
 
@@ -73,7 +74,7 @@ func (g *Gateway) serve(ctx context.Context, x *Exchange) {
 		x.refuse(refusalMethod)
 		return
 	}
-	if refused := x.authenticate(endpoint); refused != nil {
+	if refused := g.authenticate(x, endpoint); refused != nil {
 		x.refuse(refused)
 		return
 	}
@@ -155,20 +156,49 @@ func below(host, domain string) (name string, ok bool) {
 	return host[:n-1], true
 }
 
-func (x *Exchange) authenticate(e *route.Endpoint) *refusal {
+// authenticate lets in who holds what the endpoint's authMode asks for, and nothing else: a key opens no endpoint that
+// takes tokens, nor a token one that takes keys.
+func (g *Gateway) authenticate(x *Exchange, e *route.Endpoint) *refusal {
 	x.record.AuthMode = string(e.AuthMode)
 	if x.authorized > 1 {
 		return refusalBadHeader
 	}
-	key, err := access.Bearer(x.authorization)
+	credential, err := access.Bearer(x.authorization)
 	if err != nil {
 		return refusalBadHeader
 	}
-	which := access.MatchKey(key, e.Keys)
-	if which < 0 {
-		return refusalAccessDenied
+	if e.AuthMode == online.AuthKey {
+		which := access.MatchKey(credential, e.Keys)
+		if which < 0 {
+			return refusalAccessDenied
+		}
+		x.record.Caller = access.KeyName(which)
+		return nil
 	}
-	x.record.Caller = access.KeyName(which)
+	return g.authenticateToken(x, e, credential)
+}
+
+func (g *Gateway) authenticateToken(x *Exchange, e *route.Endpoint, token string) *refusal {
+	if g.cfg.Tokens == nil {
+		return refusalTokenDenied
+	}
+	claims, err := g.cfg.Tokens.Verify(token)
+	if err != nil {
+		return refusalTokenDenied
+	}
+	switch e.AuthMode {
+	case online.AuthAMLToken:
+		if !claims.Scoring(e.UID, e.Name) {
+			return refusalTokenDenied
+		}
+	case online.AuthAADToken:
+		if !claims.For(access.AudienceML) || claims.Managed() || !e.Admits(claims.ObjectID) {
+			return refusalTokenDenied
+		}
+	default:
+		return refusalTokenDenied
+	}
+	x.record.CallerID = claims.ObjectID
 	return nil
 }
 

@@ -236,7 +236,8 @@ func (l *Loop) changed(ctx context.Context, ch store.Change) {
 	case online.KindEndpoint:
 		l.enqueue(ch.ID)
 	}
-	if ch.Type == store.ChangeSecret || ch.ID.Kind == online.KindDeployment || ch.ID.Kind == online.KindEndpoint {
+	shown := ch.ID.Kind == online.KindDeployment || ch.ID.Kind == online.KindEndpoint || ch.ID.Kind == online.KindPrincipal
+	if ch.Type == store.ChangeSecret || shown {
 		l.dirtyRoutes()
 	}
 }

@@ -57,14 +57,25 @@ func (l *Loop) table(ctx context.Context, models map[string]string) (*route.Tabl
 		if err != nil {
 			return fmt.Errorf("list endpoints: %w", err)
 		}
+		callers, err := callers(r)
+		if err != nil {
+			return err
+		}
 		for _, e := range endpoints {
 			if !e.Deleting.IsZero() {
 				continue
 			}
 			re := route.Endpoint{Name: e.ID.Name, UID: e.UID, AuthMode: e.Spec.AuthMode, Traffic: e.Spec.Traffic,
 				Mirror: e.Spec.MirrorTraffic}
-			if re.Keys, err = keys(r, e.UID); err != nil {
-				return err
+			// What another mode would let in is not in the table at all.
+			switch e.Spec.AuthMode {
+			case online.AuthKey:
+				if re.Keys, err = keys(r, e.UID); err != nil {
+					return err
+				}
+			case online.AuthAADToken:
+				re.Callers = callers
+			case online.AuthAMLToken:
 			}
 			deployments, err := store.List[online.DeploymentSpec, online.DeploymentStatus](r, e.ID.Workspace.Deployment(e.ID.Name, "").Prefix(), store.Page{})
 			if err != nil {
@@ -92,6 +103,20 @@ func (l *Loop) table(ctx context.Context, models map[string]string) (*route.Tabl
 		}
 	}
 	return route.Build(revision, out), nil
+}
+
+// callers are the principals that may call every endpoint with authMode AADToken: those that are administrators.
+// Managed identities have no rights until somebody can give them some.
+func callers(r store.Reader) ([]string, error) {
+	all, err := store.List[online.PrincipalSpec, struct{}](r, kindPrefix(online.KindPrincipal), store.Page{})
+	if err != nil {
+		return nil, fmt.Errorf("list principals: %w", err)
+	}
+	out := []string{online.Administrator.ID}
+	for _, p := range all {
+		out = append(out, p.Spec.ObjectID)
+	}
+	return out, nil
 }
 
 func keys(r store.Reader, uid string) ([][32]byte, error) {

@@ -12,15 +12,17 @@ type Endpoint struct {
 	Name        string
 	UID         string
 	AuthMode    online.AuthMode
-	Keys        [][32]byte     // SHA-256 of the primary key, then of the secondary key
+	Keys        [][32]byte     // authMode Key: SHA-256 of the primary key, then of the secondary key
+	Callers     []string       // authMode AADToken: object ids of the principals that may call
 	Traffic     online.Traffic // share by deployment name; names that Deployments lacks have no effect
 	Mirror      online.Traffic // percent of the live requests that a deployment gets a copy of; at most one has effect
 	Deployments []Deployment
 
-	shares []share // of the deployments with a positive share, in order of name
-	total  uint64
-	shadow *Deployment // gets copies; never one with a share
-	copies uint64      // values of uint32 that Shadow copies at
+	callers map[string]bool
+	shares  []share // of the deployments with a positive share, in order of name
+	total   uint64
+	shadow  *Deployment // gets copies; never one with a share
+	copies  uint64      // values of uint32 that Shadow copies at
 }
 
 type share struct {
@@ -70,6 +72,11 @@ func Build(revision int64, endpoints []Endpoint) *Table {
 
 func (e *Endpoint) build() {
 	e.Keys = slices.Clone(e.Keys)
+	e.Callers = slices.Sorted(slices.Values(e.Callers))
+	e.callers = make(map[string]bool, len(e.Callers))
+	for _, id := range e.Callers {
+		e.callers[id] = true
+	}
 	e.Deployments = slices.Clone(e.Deployments)
 	slices.SortStableFunc(e.Deployments, func(a, b Deployment) int { return compareFold(a.Name, b.Name) })
 	e.Deployments = slices.CompactFunc(e.Deployments, func(a, b Deployment) bool { return compareFold(a.Name, b.Name) == 0 })
@@ -138,6 +145,11 @@ func (t *Table) Match(name string) *Endpoint {
 		lower[i] = c
 	}
 	return t.byName[string(lower[:len(name)])]
+}
+
+// Admits says whether a principal may call an endpoint with authMode AADToken.
+func (e *Endpoint) Admits(objectID string) bool {
+	return e.AuthMode == online.AuthAADToken && e.callers[objectID]
 }
 
 // Miss says why Pick found no deployment.

@@ -21,7 +21,7 @@ const managementStopTimeout = 5 * time.Second
 // while instances still run, management next, the loop last.
 func (s *serving) run(ctx context.Context) error {
 	s.gateway = gateway.New(gateway.Config{
-		Domain: s.cfg.Domain, InterceptDomain: s.interceptDomain(),
+		Domain: s.cfg.Domain, InterceptDomain: s.interceptDomain(), Tokens: s.identities.Issuer(),
 		MaxRequestBytes: s.cfg.MaxRequestBytes, BufferBytes: s.cfg.RequestMemory,
 	}, upstreams{s.engine}, s.telemetry, s.log)
 	s.front = gateway.NewServer(s.gateway, gateway.ServerConfig{}, s.log)

@@ -22,6 +22,7 @@ func appendLine(b []byte, r *Record) []byte {
 	b = appendText(b, `,"clientRequestId":`, r.ClientRequestID, maxPath)
 	b = appendText(b, `,"authType":`, r.AuthMode, maxPath)
 	b = appendText(b, `,"key":`, r.Caller, maxPath)
+	b = appendText(b, `,"callerId":`, r.CallerID, maxPath)
 	b = appendText(b, `,"endpoint":`, r.Endpoint, maxPath)
 	b = appendText(b, `,"deployment":`, r.Deployment, maxPath)
 	b = appendNumber(b, `,"generation":`, r.Generation)

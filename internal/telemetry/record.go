@@ -7,8 +7,9 @@ type Record struct {
 	Arrival         time.Time // when its header had been read
 	RequestID       string    // the UUID that the front door made
 	ClientRequestID string    // what the caller sent, sanitised
-	AuthMode        string    // Key
+	AuthMode        string    // Key, AMLToken or AADToken
 	Caller          string    // which key: primary or secondary; empty when none matched
+	CallerID        string    // object id of the principal that a token speaks for; empty for a key
 	Endpoint        string    // empty when the URL names none that exists
 	Deployment      string    // empty when none was chosen
 	Generation      int64     // of the deployment's spec that answered; 0 when no instance was reached
