@@ -245,7 +245,7 @@ func TestStartFailureIsTold(t *testing.T) {
 		i := ev.Set.Instances[0]
 		return i.Restarts >= 1 && i.Exit != nil
 	}).Instances[0]
-	if i.Exit.Code != -1 || !i.Exit.InInit || !strings.Contains(i.Exit.Reason, "could not be started") {
+	if i.Exit.Code != -1 || !i.Exit.InInit || !strings.Contains(i.Exit.Reason, "the deployment's model is not on this machine") {
 		t.Errorf("exit %+v", i.Exit)
 	}
 }

@@ -156,6 +156,9 @@ func (l *lab) end(t *testing.T) {
 	if err != nil && !errors.Is(err, host.ErrNotRunning) {
 		t.Errorf("shut the host down: %v", err)
 	}
+	if sockets, err := host.SocketDir(l.cfg.Host.DataDir); err != nil || os.RemoveAll(sockets) != nil {
+		t.Errorf("remove the directory of sockets, which may lie elsewhere: %v", err)
+	}
 	// The host's client hears of its end a moment before the process is gone.
 	deadline := time.Now().Add(testTimeout)
 	for {
