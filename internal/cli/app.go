@@ -23,10 +23,22 @@ type App struct {
 	Version string
 
 	ran bool // the command line was understood
+	az  bool // called as az: output and errors look as az's
+	// signIn, when set, gives the token for a server in place of the one that locate finds with it.
+	signIn func(place) (online.Secret, error)
 }
 
 // Run carries out one command line (without the program's name) and gives the exit code. ctx ends at Ctrl-C.
 func (a *App) Run(ctx context.Context, args []string) int {
+	err := a.execute(ctx, args)
+	if err != nil {
+		writeError(a.Err, "error", err)
+	}
+	return ExitCode(err)
+}
+
+// execute carries out one command line and gives its error, which nobody has told yet.
+func (a *App) execute(ctx context.Context, args []string) error {
 	root := a.Command()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
@@ -34,10 +46,7 @@ func (a *App) Run(ctx context.Context, args []string) int {
 		// Cobra's own words about a wrong command line are fine; their code must be ours.
 		err = &usageError{err.Error()}
 	}
-	if err != nil {
-		writeError(a.Err, err)
-	}
-	return ExitCode(err)
+	return err
 }
 
 // Command is the whole command tree.
@@ -54,7 +63,8 @@ func (a *App) Command() *cobra.Command {
 	root.SetOut(a.Out)
 	root.SetErr(a.Err)
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
-	return group(root, append(a.serverCommands(), a.mlCommand(), a.configCommand(), a.versionCommand())...)
+	return group(root, append(a.serverCommands(), a.mlCommand(), a.configCommand(),
+		a.envCommand(), a.runCommand(), a.versionCommand())...)
 }
 
 // group is a command that only holds others. Without one it shows its help; a name that it does not know is a usage
@@ -122,13 +132,13 @@ func (g *globalFlags) open(a *App) (*session, error) {
 	color := isTerminal(a.Out) && a.Getenv("NO_COLOR") == ""
 	s := &session{
 		App:      a,
-		printer:  &printer{out: a.Out, format: g.output, query: g.query, color: color},
-		progress: &progress{w: a.Err, terminal: isTerminal(a.Err), verbose: g.verbose, quiet: g.quiet, now: time.Now},
+		printer:  &printer{out: a.Out, format: g.output, query: g.query, color: color, az: a.az},
+		progress: &progress{w: a.Err, az: a.az, terminal: isTerminal(a.Err), verbose: g.verbose, quiet: g.quiet, now: time.Now},
 	}
 	if err := s.printer.check(); err != nil {
 		return nil, err
 	}
-	where, err := locate(g.dataDir, a.Getenv)
+	where, err := a.locate(g.dataDir)
 	if err != nil {
 		return nil, err
 	}
@@ -140,6 +150,23 @@ func (g *globalFlags) open(a *App) (*session, error) {
 	}
 	s.client, err = newClient(where, a.Version, s.progress.warning)
 	return s, err
+}
+
+// locate finds the server, with the token of who signed in, if anybody did.
+func (a *App) locate(dataDir string) (place, error) {
+	if a.signIn == nil {
+		return locate(dataDir, a.Getenv)
+	}
+	p, err := locate(dataDir, func(key string) string {
+		if key == envToken {
+			return orDefault(a.Getenv(key), "of who signed in") // none is needed in the environment
+		}
+		return a.Getenv(key)
+	})
+	if err == nil {
+		p.Token, err = a.signIn(p)
+	}
+	return p, err
 }
 
 // isTerminal says whether a stream is a person's screen or keyboard.

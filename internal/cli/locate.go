@@ -30,6 +30,13 @@ type place struct {
 	CAFile        string // empty: the system's certificate authorities
 	Token         online.Secret
 	found         string // how it was found, for messages
+
+	// Of a server on this machine, for other programs; empty when it was named by its URL, or does not have them.
+	DataDir         string // absolute
+	IdentityURL     string // where managed identities ask for tokens, without TLS
+	InterceptURL    string // the proxy that answers for Azure's host names
+	InterceptCAFile string
+	Passthrough     bool // that proxy reaches other hosts too
 }
 
 // readyFile is what a running server writes into its data directory once it serves requests.
@@ -39,6 +46,11 @@ type readyFile struct {
 	ScoringURL     string `json:"scoring_url"`
 	ScoringHTTPURL string `json:"scoring_http_url"`
 	CAFile         string `json:"ca_file"`
+	IdentityURL    string `json:"identity_url"`
+
+	InterceptURL         string `json:"intercept_url"`
+	InterceptCAFile      string `json:"intercept_ca_file"`
+	InterceptPassthrough bool   `json:"intercept_passthrough"`
 }
 
 // locate finds the server: the data directory of --data-dir or PORTICO_DATA_DIR, else PORTICO_URL, else the default
@@ -94,9 +106,15 @@ func fromDataDir(dir, from string) (place, error) {
 	if err != nil {
 		return place{}, &unreachableError{msg: fmt.Sprintf("cannot read the administrator's token: %v; run this as the owner of the server", err), cause: err}
 	}
+	absolute, err := filepath.Abs(dir)
+	if err != nil {
+		return place{}, fmt.Errorf("find %s: %w", dir, err)
+	}
 	return place{
 		ManagementURL: strings.TrimRight(ready.ManagementURL, "/"), ScoringURL: strings.TrimRight(ready.ScoringURL, "/"),
 		CAFile: ready.CAFile, Token: online.Secret(strings.TrimSpace(string(token))), found: dir,
+		DataDir: absolute, IdentityURL: strings.TrimRight(ready.IdentityURL, "/"), InterceptURL: ready.InterceptURL,
+		InterceptCAFile: ready.InterceptCAFile, Passthrough: ready.InterceptPassthrough,
 	}, nil
 }
 
