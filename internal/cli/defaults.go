@@ -15,9 +15,9 @@ import (
 )
 
 // defaultKeys are what `portico config set` can hold for a user.
-var defaultKeys = []string{"subscription", "group", "workspace", "endpoint"}
+var defaultKeys = []string{"subscription", "group", "workspace", "endpoint", "location"}
 
-// userDefaults are a user's own defaults for -w, -g, --subscription and the endpoint's name.
+// userDefaults are a user's own defaults for -w, -g, --subscription, the endpoint's name and -l of new workspaces.
 type userDefaults map[string]string
 
 // defaultsPath is the file of the user's defaults, in the user's configuration directory.
@@ -48,32 +48,36 @@ func loadDefaults() (userDefaults, error) {
 	return out, nil
 }
 
-// save replaces the file at once, so that a reader never sees half of it.
 func (d userDefaults) save() error {
 	path, err := defaultsPath()
 	if err != nil {
 		return err
 	}
-	text, err := json.MarshalIndent(d, "", "  ")
+	if err := replaceUserFile(path, d); err != nil {
+		return fmt.Errorf("write the user's defaults: %w", err)
+	}
+	return nil
+}
+
+// replaceUserFile writes v as JSON for its owner's eyes only, and at once, so that a reader never sees half of it.
+func replaceUserFile(path string, v any) error {
+	text, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
-		return fmt.Errorf("encode the user's defaults: %w", err)
+		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return fmt.Errorf("make the user's configuration directory: %w", err)
+		return err
 	}
-	temp, err := os.CreateTemp(filepath.Dir(path), ".defaults-*")
+	temp, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
 	if err != nil {
-		return fmt.Errorf("write the user's defaults: %w", err)
+		return err
 	}
 	defer os.Remove(temp.Name())
 	_, err = temp.Write(append(bytes.TrimSpace(text), '\n'))
 	if err = errors.Join(err, temp.Close()); err != nil {
-		return fmt.Errorf("write the user's defaults: %w", err)
+		return err
 	}
-	if err := os.Rename(temp.Name(), path); err != nil {
-		return fmt.Errorf("write the user's defaults: %w", err)
-	}
-	return nil
+	return os.Rename(temp.Name(), path)
 }
 
 // scopeFlags are -w, -g and --subscription.

@@ -163,14 +163,15 @@ func (a *App) deploymentUpdate(g *globalFlags) *cobra.Command {
 		Args:    cobra.ArbitraryArgs,
 	}
 	w.bind(c, "deployment")
+	w.bindEdits(c)
 	w.bindWait(c)
 	d.bindEndpoint(a, c, g)
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := spill(cmd, args, map[string]*[]string{"set": &w.sets}); err != nil {
 			return err
 		}
-		if w.file == "" && len(w.sets) == 0 {
-			return usagef("nothing to change; give --set or --file")
+		if w.unchanged() {
+			return usagef("nothing to change; give --set, --add, --remove or --file")
 		}
 		var asked deploymentFile
 		if _, err := w.read(&asked); err != nil {
@@ -190,7 +191,7 @@ func (a *App) deploymentUpdate(g *globalFlags) *cobra.Command {
 			return err
 		}
 		f := deploymentFromWire(&current)
-		base, err := w.read(f)
+		base, err := w.edit(f)
 		if err != nil {
 			return err
 		}

@@ -32,9 +32,9 @@ func (a *App) endpointCommand(g *globalFlags) *cobra.Command {
 
 // writeFlags are the flags of create and update.
 type writeFlags struct {
-	name, file string
-	sets       []string
-	noWait     bool
+	name, file          string
+	sets, adds, removes []string
+	noWait              bool
 }
 
 func (w *writeFlags) bind(c *cobra.Command, what string) {
@@ -43,6 +43,18 @@ func (w *writeFlags) bind(c *cobra.Command, what string) {
 	f.StringVarP(&w.file, "file", "f", "", "YAML file of the "+what)
 	f.StringArrayVar(&w.sets, "set", nil, "override a key of the file: --set a.b=value (repeatable)")
 	must(c.MarkFlagFilename("file", "yml", "yaml"))
+}
+
+// bindEdits is for update, which changes what is there.
+func (w *writeFlags) bindEdits(c *cobra.Command) {
+	c.Flags().StringArrayVar(&w.adds, "add", nil, "append to a list: --add a.b=value (repeatable)")
+	c.Flags().StringArrayVar(&w.removes, "remove", nil,
+		"remove a key: --remove a.b; or an element of a list: --remove a.b=0 (repeatable)")
+}
+
+// unchanged says that no flag asks for a change.
+func (w *writeFlags) unchanged() bool {
+	return w.file == "" && len(w.sets) == 0 && len(w.adds) == 0 && len(w.removes) == 0
 }
 
 func (w *writeFlags) bindWait(c *cobra.Command) {
@@ -63,7 +75,18 @@ func (w *writeFlags) read(out any) (base string, err error) {
 		}
 		base = filepath.Dir(w.file)
 	}
-	return base, applyOverrides(w.sets, out)
+	if err := applyOverrides(w.sets, out); err != nil {
+		return "", err
+	}
+	return base, nil
+}
+
+// edit reads the file and the overrides over a resource as it is, and carries out what changes lists.
+func (w *writeFlags) edit(out any) (base string, err error) {
+	if base, err = w.read(out); err != nil {
+		return "", err
+	}
+	return base, applyEdits(w.adds, w.removes, out)
 }
 
 // spill lets --traffic blue=90 green=10 and --set a=1 b=2 be typed without quotes, as az does: words that follow
@@ -185,6 +208,7 @@ func (a *App) endpointUpdate(g *globalFlags) *cobra.Command {
 		Args: cobra.ArbitraryArgs,
 	}
 	w.bind(c, "endpoint")
+	w.bindEdits(c)
 	w.bindWait(c)
 	c.Flags().StringArrayVar(&traffic, "traffic", nil,
 		"share of each deployment in percent: \"blue=90 green=10\"; the others get none")
@@ -194,8 +218,8 @@ func (a *App) endpointUpdate(g *globalFlags) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if w.file == "" && len(w.sets) == 0 && len(traffic) == 0 && len(mirror) == 0 {
-			return usagef("nothing to change; give --traffic, --mirror-traffic, --set or --file")
+		if w.unchanged() && len(traffic) == 0 && len(mirror) == 0 {
+			return usagef("nothing to change; give --traffic, --mirror-traffic, --set, --add, --remove or --file")
 		}
 		s, err := g.open(a)
 		if err != nil {
@@ -229,7 +253,7 @@ func (s *session) updateEndpoint(ctx context.Context, w *writeFlags, traffic, mi
 		return err
 	}
 	f := endpointFromWire(&current, nil)
-	if _, err := w.read(f); err != nil {
+	if _, err := w.edit(f); err != nil {
 		return err
 	}
 	if f.Name = name; len(traffic) > 0 {

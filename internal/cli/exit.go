@@ -78,8 +78,9 @@ func ExitCode(err error) int {
 	return ExitFailed
 }
 
-// writeError tells a person what went wrong: code, message, the field or resource it is about, and each detail.
-func writeError(w io.Writer, err error) {
+// writeError tells a person what went wrong: code, message, the field or resource it is about, and each detail. Its
+// first word is label.
+func writeError(w io.Writer, label string, err error) {
 	var shown *shownError
 	if errors.As(err, &shown) {
 		return
@@ -87,16 +88,16 @@ func writeError(w io.Writer, err error) {
 	var file *fileError
 	if errors.As(err, &file) {
 		for _, f := range file.faults {
-			fmt.Fprintf(w, "error: %s\n", f)
+			fmt.Fprintf(w, "%s: %s\n", label, f)
 		}
 		return
 	}
 	e, ok := online.AsError(err)
 	if !ok {
-		fmt.Fprintf(w, "error: %s\n", err)
+		fmt.Fprintf(w, "%s: %s\n", label, err)
 		return
 	}
-	fmt.Fprintf(w, "error: (%s) %s\n", e.Code, e.Message)
+	fmt.Fprintf(w, "%s: (%s) %s\n", label, e.Code, e.Message)
 	if e.Target != "" {
 		fmt.Fprintf(w, "  target: %s\n", e.Target)
 	}

@@ -148,7 +148,11 @@ func (s *session) showAnswer(ctx context.Context, uri string, resp *http.Respons
 	out := s.Out
 	if failed {
 		out = s.Err
-		fmt.Fprintf(s.Err, "error: the endpoint answered %s\n", resp.Status)
+		word := "error"
+		if s.az {
+			word = "ERROR"
+		}
+		fmt.Fprintf(s.Err, "%s: the endpoint answered %s\n", word, resp.Status)
 	} else if headers {
 		fmt.Fprintf(s.Err, "%s %s\n", resp.Proto, resp.Status)
 	}
@@ -157,6 +161,18 @@ func (s *session) showAnswer(ctx context.Context, uri string, resp *http.Respons
 		if headers || failed && tells(k) {
 			fmt.Fprintf(s.Err, "  %s: %s\n", strings.ToLower(k), strings.Join(resp.Header[k], ", "))
 		}
+	}
+	if s.az && !failed {
+		// az prints the answer as a value: in quotes as JSON, bare as tsv.
+		text, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswerBytes+1))
+		if err != nil {
+			return s.scoringUnreachable(ctx, uri, fmt.Errorf("the answer broke off: %w", err))
+		}
+		if len(text) > maxAnswerBytes {
+			return fmt.Errorf("the answer is longer than %d bytes; `portico ml online-endpoint invoke` has no limit",
+				maxAnswerBytes)
+		}
+		return s.printer.print(string(text), nil)
 	}
 	last := &lastByte{w: out}
 	if _, err := io.Copy(last, resp.Body); err != nil {

@@ -28,6 +28,7 @@ type progress struct {
 	terminal bool
 	verbose  bool
 	quiet    bool
+	az       bool // warnings begin as az's
 	now      func() time.Time
 	live     bool // a line without its end is on the terminal
 	shown    map[string]string
@@ -45,7 +46,11 @@ func (p *progress) line(format string, args ...any) {
 // warning writes a line that --only-show-errors does not hide.
 func (p *progress) warning(text string) {
 	p.clear()
-	fmt.Fprintln(p.w, "warning: "+text)
+	word := "warning: "
+	if p.az {
+		word = "WARNING: "
+	}
+	fmt.Fprintln(p.w, word+text)
 }
 
 // status replaces the last line on a terminal; elsewhere it writes nothing.

@@ -12,6 +12,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/jmespath-community/go-jmespath"
+	"github.com/jmespath-community/go-jmespath/pkg/parsing"
 	"go.yaml.in/yaml/v4"
 )
 
@@ -27,6 +28,7 @@ type printer struct {
 	format string
 	query  string
 	color  bool // jsonc only
+	az     bool // as az prints: nothing for null, keys sorted, and tsv in Python's spelling
 }
 
 // check refuses a bad --output or --query before anything is sent.
@@ -53,6 +55,7 @@ func (p *printer) print(v any, columns []column) error {
 	if err != nil {
 		return fmt.Errorf("encode the result: %w", err)
 	}
+	var hashes [][]string
 	if p.query != "" {
 		columns = nil
 		var plainValue any
@@ -66,6 +69,15 @@ func (p *printer) print(v any, columns []column) error {
 		if text, err = marshal(found); err != nil {
 			return fmt.Errorf("encode the result of --query: %w", err)
 		}
+		hashes = hashKeys(p.query)
+	}
+	if p.az {
+		if bytes.Equal(bytes.TrimSpace(text), []byte("null")) {
+			return nil
+		}
+		if text, err = sortKeys(text); err != nil {
+			return fmt.Errorf("sort the result: %w", err)
+		}
 	}
 	switch p.format {
 	case "json", "jsonc":
@@ -77,10 +89,79 @@ func (p *printer) print(v any, columns []column) error {
 	if err != nil {
 		return fmt.Errorf("decode the result: %w", err)
 	}
+	orderKeys(tree, hashes)
+	if p.format == "tsv" && p.az {
+		return writeTSV(p.out, tree, pythonCell)
+	}
 	if p.format == "tsv" {
-		return writeTSV(p.out, tree)
+		return writeTSV(p.out, tree, oneLine)
 	}
 	return writeTable(p.out, tree, columns)
+}
+
+// sortKeys writes JSON with the keys of every object in order.
+func sortKeys(text []byte) ([]byte, error) {
+	var v any
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.UseNumber()
+	if err := dec.Decode(&v); err != nil {
+		return nil, err
+	}
+	return marshal(v)
+}
+
+// hashKeys lists the keys of every {name: expression, ...} of a query, as they are written. Rows and columns keep
+// that order, so that `read NAME ID <<< $(... --query '{name: name, id: id}' -o tsv)` gets what it names.
+func hashKeys(query string) [][]string {
+	tree, err := parsing.NewParser().Parse(query)
+	if err != nil {
+		return nil // the search refuses it
+	}
+	var found [][]string
+	var visit func(parsing.ASTNode)
+	visit = func(n parsing.ASTNode) {
+		if n.NodeType == parsing.ASTMultiSelectHash {
+			var keys []string
+			for _, pair := range n.Children {
+				if key, ok := pair.Value.(string); ok {
+					keys = append(keys, key)
+				}
+			}
+			found = append(found, keys)
+		}
+		for _, child := range n.Children {
+			visit(child)
+		}
+	}
+	visit(tree)
+	return found
+}
+
+// orderKeys puts the keys of each object that has exactly those of a hash into the hash's order.
+func orderKeys(n *yaml.Node, hashes [][]string) {
+	for _, child := range n.Content {
+		orderKeys(child, hashes)
+	}
+	if n.Kind != yaml.MappingNode {
+		return
+	}
+	for _, keys := range hashes {
+		if len(keys)*2 != len(n.Content) {
+			continue
+		}
+		ordered := make([]*yaml.Node, 0, len(n.Content))
+		for _, key := range keys {
+			for i := 0; i+1 < len(n.Content); i += 2 {
+				if n.Content[i].Value == key {
+					ordered = append(ordered, n.Content[i], n.Content[i+1])
+				}
+			}
+		}
+		if len(ordered) == len(n.Content) {
+			n.Content = ordered
+			return
+		}
+	}
 }
 
 func marshal(v any) ([]byte, error) {
@@ -259,8 +340,8 @@ func writeYAML(w io.Writer, text []byte) error {
 }
 
 // writeTSV prints one row per item and one cell per value, as az does: nested lists as their length, nested
-// mappings empty, and tabs and line ends inside text as spaces, so that every line is one row.
-func writeTSV(w io.Writer, n *yaml.Node) error {
+// mappings empty. cell writes a plain value.
+func writeTSV(w io.Writer, n *yaml.Node, cell func(*yaml.Node) string) error {
 	rows := []*yaml.Node{n}
 	if n.Kind == yaml.SequenceNode {
 		rows = n.Content
@@ -270,14 +351,17 @@ func writeTSV(w io.Writer, n *yaml.Node) error {
 		switch row.Kind {
 		case yaml.MappingNode:
 			for i := 1; i < len(row.Content); i += 2 {
-				cells = append(cells, tsvCell(row.Content[i]))
+				cells = append(cells, tsvCell(row.Content[i], cell))
 			}
 		case yaml.SequenceNode:
 			for _, c := range row.Content {
-				cells = append(cells, tsvCell(c))
+				cells = append(cells, tsvCell(c, cell))
 			}
 		default:
-			cells = []string{tsvCell(row)}
+			cells = []string{tsvCell(row, cell)}
+			if row.Tag == "!!bool" {
+				cells[0] = row.Value // alone in its row even az writes true
+			}
 		}
 		if _, err := fmt.Fprintln(w, strings.Join(cells, "\t")); err != nil {
 			return err
@@ -286,16 +370,28 @@ func writeTSV(w io.Writer, n *yaml.Node) error {
 	return nil
 }
 
-func tsvCell(n *yaml.Node) string {
+func tsvCell(n *yaml.Node, cell func(*yaml.Node) string) string {
 	switch n.Kind {
 	case yaml.SequenceNode:
 		return fmt.Sprint(len(n.Content))
 	case yaml.MappingNode:
 		return ""
 	}
-	return oneLine(n)
+	return cell(n)
 }
 
+// pythonCell writes a value as az does, which scripts compare with: None, True and False, and text as it is.
+func pythonCell(n *yaml.Node) string {
+	switch n.Tag {
+	case "!!null":
+		return "None"
+	case "!!bool":
+		return strings.ToUpper(n.Value[:1]) + n.Value[1:]
+	}
+	return n.Value
+}
+
+// oneLine writes tabs and line ends inside text as spaces, so that every line is one row.
 func oneLine(n *yaml.Node) string {
 	if n.Tag == "!!null" {
 		return ""
@@ -413,10 +509,10 @@ func listCells(rows []*yaml.Node) [][]string {
 		cells := make([]string, width)
 		if row.Kind == yaml.SequenceNode {
 			for i, c := range row.Content {
-				cells[i] = tsvCell(c)
+				cells[i] = tsvCell(c, oneLine)
 			}
 		} else {
-			cells[0] = tsvCell(row)
+			cells[0] = tsvCell(row, oneLine)
 		}
 		table = append(table, cells)
 	}

@@ -1,8 +1,11 @@
 package cli
 
 import (
+	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
+	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
@@ -29,6 +32,78 @@ func applyOverrides(sets []string, out any) error {
 		return &fileError{all}
 	}
 	return nil
+}
+
+// applyEdits carries out --add PATH=VALUE, which appends to a list, and --remove PATH (a key, or a whole list) or
+// PATH=N (an element, counted from 0) on a document.
+func applyEdits(adds, removes []string, out any) error {
+	for _, add := range adds {
+		path, value, ok := strings.Cut(add, "=")
+		if !ok {
+			return &fileError{[]fault{{Origin: "--add " + add, Message: "must be PATH=VALUE"}}}
+		}
+		list, err := listAt(out, path, "--add "+add)
+		if err != nil {
+			return err
+		}
+		if err := setList(out, path, append(list, value)); err != nil {
+			return err
+		}
+	}
+	for _, remove := range removes {
+		path, position, one := strings.Cut(remove, "=")
+		if !one {
+			if err := applyOverrides([]string{path + "=null"}, out); err != nil {
+				return err
+			}
+			continue
+		}
+		origin := "--remove " + remove
+		list, err := listAt(out, path, origin)
+		if err != nil {
+			return err
+		}
+		n, err := strconv.Atoi(position)
+		if err != nil || n < 0 || n >= len(list) {
+			return &fileError{[]fault{{Origin: origin, Message: fmt.Sprintf("the list has no element %q; it has %d, counted from 0",
+				position, len(list))}}}
+		}
+		if err := setList(out, path, slices.Delete(list, n, n+1)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// listAt gives the list at a dotted path of a document; one that is not there is empty.
+func listAt(doc any, path, origin string) ([]any, error) {
+	text, err := json.Marshal(doc)
+	if err != nil {
+		return nil, fmt.Errorf("encode the document: %w", err)
+	}
+	var at any
+	if err := json.Unmarshal(text, &at); err != nil {
+		return nil, fmt.Errorf("decode the document: %w", err)
+	}
+	for key := range strings.SplitSeq(path, ".") {
+		object, _ := at.(map[string]any)
+		at = object[key]
+	}
+	switch t := at.(type) {
+	case nil:
+		return nil, nil
+	case []any:
+		return t, nil
+	}
+	return nil, &fileError{[]fault{{Origin: origin, Message: path + " is not a list; use --set or --remove on its keys"}}}
+}
+
+func setList(out any, path string, list []any) error {
+	text, err := json.Marshal(list) // JSON is YAML's short form
+	if err != nil {
+		return fmt.Errorf("encode the list: %w", err)
+	}
+	return applyOverrides([]string{path + "=" + string(text)}, out)
 }
 
 func overrideNode(keys []string, value string) *yaml.Node {

@@ -62,7 +62,7 @@ func (a *App) workspaceCreate(g *globalFlags) *cobra.Command {
 	c.RunE = g.run(a, func(ctx context.Context, s *session, _ []string) error {
 		path := arm.FormatWorkspace(s.named(name))
 		started, err := s.client.put(ctx, path, map[string]any{
-			"location": location, "properties": map[string]any{"description": description},
+			"location": orDefault(location, s.user["location"]), "properties": map[string]any{"description": description},
 		}, "")
 		if err != nil {
 			return err
