@@ -429,7 +429,7 @@ func (i *Identity) openID(c *identityCall) error {
 	}
 	base := authority(c)
 	writeIdentity(c.w, http.StatusOK, map[string]any{
-		"issuer":                                i.identities.Issuer().URL(),
+		"issuer":                                i.issuerFor(c),
 		"token_endpoint":                        base + tokenPath(c.tenant),
 		"authorization_endpoint":                base + strings.TrimSuffix(tokenPath(c.tenant), "token") + "authorize",
 		"jwks_uri":                              base + "/discovery/v2.0/keys",
@@ -440,6 +440,16 @@ func (i *Identity) openID(c *identityCall) error {
 		"id_token_signing_alg_values_supported": []string{"RS256"},
 	})
 	return nil
+}
+
+// issuerFor is the issuer that a discovery document names. Below the server's own name it is that of the tokens. Clients
+// that know the server by another name, such as Azure's, refuse a document that names a third: they never look into
+// a token, and who does must read the document that the token's issuer leads to.
+func (i *Identity) issuerFor(c *identityCall) string {
+	if c.r.TLS == nil {
+		return i.identities.Issuer().URL()
+	}
+	return "https://" + c.r.Host + "/" + i.identities.Issuer().Tenant() + "/v2.0"
 }
 
 func tokenPath(tenant string) string {
