@@ -97,7 +97,8 @@ func NewServer(a *API) *http.Server {
 
 // ServeHTTP answers one request. Whatever happens, the answer has a request id and, unless it is a blob, is JSON.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if a.Identity != nil && a.Identity.Handles(r.URL.Path) {
+	blobs := a.blobPath(r)
+	if blobs == "" && a.Identity != nil && a.Identity.Handles(r.URL.Path) {
 		conn := http.NewResponseController(w)
 		deadline := time.Now().Add(identityTimeout)
 		// As below, not every transport has deadlines.
@@ -105,10 +106,10 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.Identity.ServeHTTP(w, r)
 		return
 	}
-	c := &call{api: a, w: &recorder{ResponseWriter: w}, r: r, requestID: uuid.NewString()}
+	c := &call{api: a, w: &recorder{ResponseWriter: w}, r: r, requestID: uuid.NewString(), sentPath: r.URL.EscapedPath()}
 	c.headers()
 	timeout := RequestTimeout
-	if strings.HasPrefix(r.URL.Path, control.BlobPath) {
+	if blobs != "" {
 		timeout = UploadTimeout
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), timeout)
@@ -118,8 +119,12 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// Not every transport has deadlines (tests that call the handler have none); then the context bounds the work.
 	_, _ = conn.SetReadDeadline(deadline), conn.SetWriteDeadline(deadline)
 	defer a.rescue(c)
-	r = canonical(r.WithContext(context.WithValue(ctx, callKey{}, c)))
-	if r == nil {
+	r = r.WithContext(context.WithValue(ctx, callKey{}, c))
+	if blobs != "" {
+		a.serveBlob(c, r, blobs)
+		return
+	}
+	if r = canonical(r); r == nil {
 		c.fail(online.Errorf(online.CodeNotFound, "", "the path holds an empty or relative segment"))
 		return
 	}
@@ -177,6 +182,7 @@ type call struct {
 	w         *recorder
 	r         *http.Request
 	requestID string
+	sentPath  string // escaped, as the client sent it; r has it as the mux wants it
 	caller    control.Caller
 	warnings  []string
 }

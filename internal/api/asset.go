@@ -101,8 +101,9 @@ func (k assets) list(c *call) error {
 	if err != nil {
 		return err
 	}
+	v := c.r.URL.Query()
 	l, err := c.api.Control.ListAssets(c.r.Context(), c.caller, c.workspace(), k.kind(), c.r.PathValue("asset"),
-		c.r.URL.Query().Get("hash"), q)
+		control.ContentHash{Hash: v.Get("hash"), Version: v.Get("hashVersion")}, q)
 	if err != nil {
 		return err
 	}
@@ -180,7 +181,7 @@ func (k assets) startPendingUpload(c *call) error {
 	if err != nil {
 		return err
 	}
-	uri := c.base() + control.BlobPath + up.Container
+	uri := c.blobBase() + up.Container
 	return c.json(http.StatusOK, arm.PendingUpload{
 		PendingUploadID: up.ID, PendingUploadType: uploadTemporary,
 		BlobReference: arm.BlobReference{BlobURI: uri,

@@ -35,13 +35,16 @@ const (
 //	DELETE /blobs/C/NAME
 //	GET    /blobs/C?restype=container&comp=list   prefix delimiter marker maxresults include=metadata
 //
-// A request carries a grant that control signed in its query (sig=...), or the bearer token of a principal.
+// The same is served at https://ACCOUNT.blob.SUFFIX/C/NAME where the account has a name of its own, and at
+// https://HOST/stor.blob.SUFFIX/C/NAME where it has not: both are read as /blobs/C/NAME.
+//
+// A request carries a grant that control signed in its query (sig=...), the signature of an account key, or the bearer
+// token of a principal. Each of them says as whom blobs are written and read: see artifact.View.
 func (a *API) routeBlobs() {
 	for _, path := range []string{"/blobs/{container}", "/blobs/{container}/{$}", "/blobs/{container}/{name...}"} {
 		a.mux.HandleFunc(path, func(_ http.ResponseWriter, r *http.Request) {
 			b := &blobCall{call: r.Context().Value(callKey{}).(*call)}
 			b.r = r
-			b.w.Header().Set("x-ms-version", blobVersion)
 			if err := b.serve(); err != nil {
 				b.failBlob(err)
 			}
@@ -49,11 +52,29 @@ func (a *API) routeBlobs() {
 	}
 }
 
+// serveBlob answers a request to the blob service; path is where blobPath found it.
+func (a *API) serveBlob(c *call, r *http.Request, path string) {
+	c.r = r
+	c.w.Header().Set("x-ms-version", blobVersion)
+	r = cleanBlobPath(r, path)
+	if r == nil {
+		(&blobCall{call: c}).failBlob(&blobError{http.StatusBadRequest, "InvalidUri",
+			"the path holds an empty or relative segment"})
+		return
+	}
+	if _, pattern := a.mux.Handler(r); pattern == "" {
+		(&blobCall{call: c}).failBlob(&blobError{http.StatusBadRequest, "InvalidUri", "the path names no container"})
+		return
+	}
+	a.mux.ServeHTTP(c.w, r)
+}
+
 // blobCall is one request to the blob service.
 type blobCall struct {
 	*call
-	grant control.Grant
-	admin bool // a principal with a token; no grant
+	grant  control.Grant
+	bearer bool // a principal with a token, to whom every operation is open
+	blobs  artifact.View
 }
 
 // blobError is an error in the blob service's words.
@@ -81,44 +102,48 @@ func (b *blobCall) serve() error {
 	full := container + "/" + name
 	switch b.r.Method + " " + comp {
 	case "PUT ":
-		return b.guard(container, name, "cw", func() error { return b.put(full) })
+		return b.guard(container, "cw", func() error { return b.put(full) })
 	case "PUT block":
-		return b.guard(container, name, "cw", func() error { return b.putBlock(full, q.Get("blockid")) })
+		return b.guard(container, "cw", func() error { return b.putBlock(full, q.Get("blockid")) })
 	case "PUT blocklist":
-		return b.guard(container, name, "cw", func() error { return b.commit(full) })
+		return b.guard(container, "cw", func() error { return b.commit(full) })
 	case "PUT metadata":
-		return b.guard(container, name, "w", func() error { return b.setMetadata(full) })
+		return b.guard(container, "w", func() error { return b.setMetadata(full) })
 	case "GET ", "HEAD ", "HEAD metadata", "GET metadata":
-		return b.guard(container, name, "r", func() error { return b.get(full, comp == "metadata") })
+		return b.guard(container, "r", func() error { return b.get(full, comp == "metadata") })
 	case "GET blocklist":
-		return b.guard(container, name, "r", func() error { return b.blocks(full, q.Get("blocklisttype")) })
+		return b.guard(container, "r", func() error { return b.blocks(full, q.Get("blocklisttype")) })
 	case "DELETE ":
-		return b.guard(container, name, "d", func() error { return b.remove(full) })
+		return b.guard(container, "d", func() error { return b.remove(full) })
 	}
 	return &blobError{http.StatusMethodNotAllowed, "UnsupportedHttpVerb",
 		fmt.Sprintf("%.20s with comp=%.20s is not one of the operations that this blob service has", b.r.Method, comp)}
 }
 
-// authorize reads the grant of the query, or the bearer token.
+// authorize finds out who asks: by the grant of the query, the signature of an account key, or a bearer token.
 func (b *blobCall) authorize(container string) error {
-	if q := b.r.URL.Query(); q.Has("sig") {
-		g, err := b.api.Control.VerifyGrant(q, container)
-		if err != nil {
-			return err
+	var err error
+	switch q := b.r.URL.Query(); {
+	case q.Has("sig"):
+		b.grant, err = b.api.Control.VerifyGrant(q, container)
+	case strings.HasPrefix(b.r.Header.Get("Authorization"), sharedKeyScheme):
+		b.grant, err = b.sharedKey(container)
+	default:
+		var who online.Principal
+		if who, err = b.api.Access.Verify(b.r.Header.Get("Authorization")); err != nil {
+			b.w.Header().Set("WWW-Authenticate", b.challenge(err))
 		}
-		b.grant = g
-		return nil
+		b.bearer, b.grant.Owner = true, control.OwnerOf(who)
 	}
-	if _, err := b.api.Access.Verify(b.r.Header.Get("Authorization")); err != nil {
-		b.w.Header().Set("WWW-Authenticate", `Bearer realm="portico"`)
+	if err != nil {
 		return err
 	}
-	b.admin = true
+	b.blobs = b.api.Uploads.View(b.grant.Owner)
 	return nil
 }
 
-func (b *blobCall) guard(container, name, permission string, do func() error) error {
-	if !b.admin && !b.grant.Allows(container, name, permission) {
+func (b *blobCall) guard(container, permission string, do func() error) error {
+	if !b.bearer && !b.grant.Allows(container, permission) {
 		return &blobError{http.StatusForbidden, "AuthorizationPermissionMismatch",
 			"the signature does not allow this operation on this blob"}
 	}
@@ -141,7 +166,7 @@ func (b *blobCall) put(name string) error {
 	if o.OnlyNew, err = b.onlyNew(name); err != nil {
 		return err
 	}
-	blob, err := b.api.Uploads.Put(b.r.Context(), name, b.r.Body, o)
+	blob, err := b.blobs.Put(b.r.Context(), name, b.r.Body, o)
 	if err != nil {
 		return err
 	}
@@ -171,7 +196,7 @@ func (b *blobCall) md5() ([]byte, error) {
 // onlyNew reads the conditions of a write. If-Match is checked against what is there now.
 func (b *blobCall) onlyNew(name string) (bool, error) {
 	if want := b.r.Header.Get("If-Match"); want != "" {
-		blob, err := b.api.Uploads.Stat(name)
+		blob, err := b.blobs.Stat(name)
 		if err != nil || want != "*" && want != blob.ETag {
 			return false, &blobError{http.StatusPreconditionFailed, "ConditionNotMet",
 				"If-Match names another version of the blob"}
@@ -209,7 +234,7 @@ func (b *blobCall) putBlock(name, id string) error {
 	if err != nil {
 		return err
 	}
-	err = b.api.Uploads.PutBlock(b.r.Context(), name, id, b.r.Body, artifact.BlockOptions{Size: b.r.ContentLength,
+	err = b.blobs.PutBlock(b.r.Context(), name, id, b.r.Body, artifact.BlockOptions{Size: b.r.ContentLength,
 		MaxBytes: MaxBlockBytes, MD5: sum})
 	if err != nil {
 		return err
@@ -256,7 +281,7 @@ func (b *blobCall) commit(name string) error {
 	if o.OnlyNew, err = b.onlyNew(name); err != nil {
 		return err
 	}
-	blob, err := b.api.Uploads.CommitBlocks(b.r.Context(), name, refs, o)
+	blob, err := b.blobs.CommitBlocks(b.r.Context(), name, refs, o)
 	if err != nil {
 		return err
 	}
@@ -264,7 +289,7 @@ func (b *blobCall) commit(name string) error {
 }
 
 func (b *blobCall) setMetadata(name string) error {
-	blob, err := b.api.Uploads.SetMetadata(name, b.metadata())
+	blob, err := b.blobs.SetMetadata(name, b.metadata())
 	if err != nil {
 		return err
 	}
@@ -296,7 +321,7 @@ func (b *blobCall) describe(blob artifact.Blob) {
 }
 
 func (b *blobCall) get(name string, metadataOnly bool) error {
-	blob, body, err := b.api.Uploads.Open(name)
+	blob, body, err := b.blobs.Open(name)
 	if err != nil {
 		return err
 	}
@@ -377,7 +402,7 @@ func decimal(s string) (int64, bool) {
 }
 
 func (b *blobCall) remove(name string) error {
-	if err := b.api.Uploads.Delete(name); err != nil {
+	if err := b.blobs.Delete(name); err != nil {
 		return err
 	}
 	return b.empty(http.StatusAccepted)
@@ -400,7 +425,7 @@ type blockEntry struct {
 }
 
 func (b *blobCall) blocks(name, which string) error {
-	committed, uncommitted, err := b.api.Uploads.Blocks(name)
+	committed, uncommitted, err := b.blobs.Blocks(name)
 	if err != nil {
 		return err
 	}

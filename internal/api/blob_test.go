@@ -182,7 +182,7 @@ func TestBlobGrants(t *testing.T) {
 	put(base+"/x", strings.Replace(q, "sp=rcwl", "sp=rcwld", 1)).wantBlobError(403, "AuthenticationFailed")
 	put(base+"/x", "").wantBlobError(401, "NoAuthenticationInformation")
 	s.blob("DELETE", base+"/x", q, "").wantBlobError(403, "AuthorizationPermissionMismatch")
-	s.blob("GET", other+"/../"+strings.TrimPrefix(base, s.URL+"/blobs/")+"/x", q, "").want(404)
+	s.blob("GET", other+"/../"+strings.TrimPrefix(base, s.URL+"/blobs/")+"/x", q, "").wantBlobError(400, "InvalidUri")
 	s.do("GET", base+"/x", "").want(200) // a principal with a token needs no grant
 	s.do("DELETE", base+"/x", "").want(202)
 	s.do("GET", base+"/x", "").wantBlobError(404, "BlobNotFound")
@@ -206,7 +206,10 @@ func TestBadBlobRequests(t *testing.T) {
 		{"bad checksum", "PUT", base + "/x", q, []string{"x-ms-blob-type", "BlockBlob", "Content-MD5", "x"}, 400},
 		{"condition", "PUT", base + "/x", q, []string{"x-ms-blob-type", "BlockBlob", "If-None-Match", "\"1\""}, 400},
 		{"If-Match on nothing", "PUT", base + "/x", q, []string{"x-ms-blob-type", "BlockBlob", "If-Match", "*"}, 412},
-		{"climbing", "PUT", base + "/a/%2e%2e/x", q, []string{"x-ms-blob-type", "BlockBlob"}, 404},
+		{"climbing", "PUT", base + "/a/%2e%2e/x", q, []string{"x-ms-blob-type", "BlockBlob"}, 400},
+		{"climbing once decoded", "PUT", base + "/a%2f%2e%2e%2fx", q, []string{"x-ms-blob-type", "BlockBlob"}, 400},
+		{"absolute", "PUT", base + "/%2fetc/x", q, []string{"x-ms-blob-type", "BlockBlob"}, 400},
+		{"empty part", "PUT", base + "/a//x", q, []string{"x-ms-blob-type", "BlockBlob"}, 400},
 		{"NUL", "PUT", base + "/a%00", q, []string{"x-ms-blob-type", "BlockBlob"}, 400},
 		{"bad block id", "PUT", base + "/x", q + "&comp=block&blockid=%20", nil, 400},
 		{"method", "POST", base + "/x", q, nil, 405},

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"portico/internal/artifact"
-	"portico/internal/control"
 )
 
 // listing is the answer of List Blobs.
@@ -62,9 +61,9 @@ type metadataPair struct {
 // list answers List Blobs: names in order, those with a delimiter after the prefix folded into one entry.
 func (b *blobCall) list(container string, q url.Values) error {
 	prefix, delimiter := q.Get("prefix"), q.Get("delimiter")
-	if !b.admin && !b.grant.Allows(container, strings.TrimSuffix(prefix, "/"), "l") {
+	if !b.bearer && !b.grant.Allows(container, "l") {
 		return &blobError{http.StatusForbidden, "AuthorizationPermissionMismatch",
-			"the signature does not allow listing under this prefix"}
+			"the signature does not allow listing this container"}
 	}
 	most := maxBlobPage
 	if text := q.Get("maxresults"); text != "" {
@@ -74,7 +73,7 @@ func (b *blobCall) list(container string, q url.Values) error {
 		}
 		most = min(n, maxBlobPage)
 	}
-	out := listing{Service: b.base() + control.BlobPath, Container: container, Prefix: prefix, Marker: q.Get("marker"),
+	out := listing{Service: b.blobBase(), Container: container, Prefix: prefix, Marker: q.Get("marker"),
 		Delimiter: delimiter}
 	after := ""
 	if m := q.Get("marker"); m != "" {
@@ -86,7 +85,7 @@ func (b *blobCall) list(container string, q url.Values) error {
 		after = container + "/" + string(name)
 	}
 	for n := 0; n < most; n++ {
-		next := b.api.Uploads.List(container+"/"+prefix, after, 1)
+		next := b.blobs.List(container+"/"+prefix, after, 1)
 		if len(next) == 0 {
 			return b.xml(http.StatusOK, out)
 		}
@@ -100,7 +99,7 @@ func (b *blobCall) list(container string, q url.Values) error {
 		out.Blobs.Blobs = append(out.Blobs.Blobs, listed(name, next[0], strings.Contains(q.Get("include"), "metadata")))
 		after = next[0].Name
 	}
-	if len(b.api.Uploads.List(container+"/"+prefix, after, 1)) > 0 {
+	if len(b.blobs.List(container+"/"+prefix, after, 1)) > 0 {
 		out.NextMarker = base64.RawURLEncoding.EncodeToString([]byte(strings.TrimPrefix(after, container+"/")))
 	}
 	return b.xml(http.StatusOK, out)

@@ -21,7 +21,7 @@ type transcript struct {
 	names map[string]string
 }
 
-var changing = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|pu-[0-9a-f]+-[0-9a-f]{32}|sig=[^"&]+`)
+var changing = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|pu-[0-9a-f]+-[0-9a-f]{32}|sig=[^"&]+|"key": "[^"]+"`)
 
 func (tr *transcript) stable(s string) string {
 	s = strings.ReplaceAll(s, tr.URL, "https://HOST")
@@ -29,7 +29,7 @@ func (tr *transcript) stable(s string) string {
 	return changing.ReplaceAllStringFunc(s, func(id string) string {
 		if tr.names[id] == "" {
 			kind := "uuid"
-			for _, prefix := range []string{"pu-", "sig="} {
+			for _, prefix := range []string{"pu-", "sig=", `"key": `} {
 				if strings.HasPrefix(id, prefix) {
 					kind = prefix
 				}
@@ -135,7 +135,9 @@ func TestGoldenAssetStory(t *testing.T) {
 	tr.exchange("PUT", wsPath+"/environments/e/versions/1",
 		`{"properties":{"condaFile":"dependencies:\n- python=3.12\n"}}`)
 	tr.exchange("GET", wsPath+"/datastores", "")
+	tr.exchange("GET", wsPath+"/datastores?count=30&isDefault=true&orderByAsc=false", "")
 	tr.exchange("POST", wsPath+"/datastores/workspaceblobstore/listSecrets",
 		`{"expirableSecret":true,"expireAfterHours":24}`)
+	tr.exchange("POST", wsPath+"/datastores/workspaceblobstore/listSecrets", "")
 	tr.golden("asset.http")
 }

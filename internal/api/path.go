@@ -34,9 +34,6 @@ var fixed = func() map[string]string {
 // that is called MODELS keeps its name.
 func canonical(r *http.Request) *http.Request {
 	p := r.URL.EscapedPath()
-	if strings.HasPrefix(p, control.BlobPath) {
-		return cleanBlobPath(r, p)
-	}
 	seg := strings.Split(strings.TrimSuffix(strings.TrimPrefix(p, "/"), "/"), "/")
 	provider := false
 	for i, typeNext := 0, true; i < len(seg); i++ {
@@ -56,17 +53,33 @@ func canonical(r *http.Request) *http.Request {
 	return withPath(r, "/"+strings.Join(seg, "/"))
 }
 
-// cleanBlobPath keeps a blob's path as it is, unless the mux would redirect it.
+// blobPath is the escaped path of a request to the blob service, as /blobs/CONTAINER/NAME; empty: it is none.
+func (a *API) blobPath(r *http.Request) string {
+	p := r.URL.EscapedPath()
+	if a.StorageAccount != "" && strings.HasPrefix(r.Host, a.StorageAccount+".blob.") {
+		return control.BlobPath + strings.TrimPrefix(p, "/")
+	}
+	if strings.HasPrefix(p, control.BlobPath) {
+		return p
+	}
+	if rest, ok := strings.CutPrefix(p, "/"+AccountPath+".blob."); ok {
+		_, rest, _ = strings.Cut(rest, "/") // what follows the suffix
+		return control.BlobPath + rest
+	}
+	return ""
+}
+
+// cleanBlobPath keeps a blob's path as it is; nil when it holds what no blob's name may.
 func cleanBlobPath(r *http.Request, p string) *http.Request {
 	for _, seg := range strings.Split(p[1:], "/") {
 		if name, err := url.PathUnescape(seg); err != nil || name == "." || name == ".." {
 			return nil
 		}
 	}
-	if strings.Contains(p, "//") {
+	if strings.Contains(p, "//") { // the mux would redirect it
 		return nil
 	}
-	return r
+	return withPath(r, p)
 }
 
 func withPath(r *http.Request, escaped string) *http.Request {

@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -102,13 +103,20 @@ func (a *API) routeDatastores() {
 	a.route(stores+"/{datastore}/listSecrets", methods{"POST": listSecrets})
 }
 
-// accountName is what stands for a storage account: there is one, this server.
-const accountName = "portico"
-
 func (c *call) datastore(d control.Datastore) arm.Datastore {
-	host := strings.TrimPrefix(strings.TrimPrefix(c.base(), "https://"), "http://")
-	return arm.NewDatastore(d.Workspace, control.DatastoreName, accountName, d.Container,
-		host+strings.TrimSuffix(control.BlobPath, "/"))
+	endpoint := StorageSuffix
+	if c.api.StorageAccount != "" {
+		endpoint = publicStorageSuffix
+	}
+	return arm.NewDatastore(d.Workspace, control.DatastoreName, c.storageAccount(), d.Container, endpoint)
+}
+
+// blobBase is the beginning of the URLs of blobs, with a slash at its end.
+func (c *call) blobBase() string {
+	if account := c.api.StorageAccount; account != "" {
+		return "https://" + account + ".blob." + publicStorageSuffix + "/"
+	}
+	return c.base() + control.BlobPath
 }
 
 func listDatastores(c *call) error {
@@ -117,7 +125,9 @@ func listDatastores(c *call) error {
 		return err
 	}
 	all := []arm.Datastore{c.datastore(d)}
-	if strings.EqualFold(c.r.URL.Query().Get("isDefault"), "false") {
+	v := c.r.URL.Query()
+	names := strings.Split(strings.ToLower(v.Get("names")), ",")
+	if strings.EqualFold(v.Get("isDefault"), "false") || v.Get("names") != "" && !slices.Contains(names, control.DatastoreName) {
 		all = nil
 	}
 	return c.json(http.StatusOK, arm.NewPage(all, ""))
@@ -146,6 +156,13 @@ func listSecrets(c *call) error {
 	}
 	if h := body.ExpireAfterHours; h != nil && time.Duration(*h)*time.Hour > control.GrantLifetime {
 		c.note("the credential is good for " + control.GrantLifetime.String() + ", not longer")
+	}
+	if !body.ExpirableSecret {
+		key, err := c.api.Control.ListAccountKey(c.r.Context(), c.caller, c.workspace(), c.r.PathValue("datastore"))
+		if err != nil {
+			return err
+		}
+		return c.json(http.StatusOK, arm.DatastoreSecrets{SecretsType: "AccountKey", Key: key.Reveal()})
 	}
 	query, err := c.api.Control.ListSecrets(c.r.Context(), c.caller, c.workspace(), c.r.PathValue("datastore"))
 	if err != nil {

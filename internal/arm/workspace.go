@@ -125,16 +125,17 @@ type ListSecrets struct {
 
 // DatastoreSecrets is its answer.
 type DatastoreSecrets struct {
-	SecretsType string `json:"secretsType"`
-	SASToken    string `json:"sasToken"`
+	SecretsType string `json:"secretsType"` // Sas or AccountKey
+	SASToken    string `json:"sasToken,omitempty"`
+	Key         string `json:"key,omitempty"` // base64
 }
 
-// NewDatastore renders the datastore of a workspace's own blobs. m is the workspace's; endpoint is the host that
-// serves the blobs.
+// NewDatastore renders the datastore of a workspace's own blobs. m is the workspace's; endpoint is the suffix of the
+// hosts that serve blobs. Clients put ACCOUNT.blob.SUFFIX together from account and the suffix that they know.
 func NewDatastore(m Meta, name, account, container, endpoint string) Datastore {
 	id := online.ID{Workspace: m.ID.Workspace, Kind: online.KindDatastore, Name: name}
 	return Datastore{ID: FormatID(id), Name: name, Type: TypeOf(id), SystemData: m.systemData(),
 		Properties: DatastoreProperties{Tags: map[string]string{}, Properties: map[string]string{}, IsDefault: true,
-			Credentials: Credentials{CredentialsType: "Sas"}, DatastoreType: "AzureBlob", AccountName: account,
+			Credentials: Credentials{CredentialsType: "AccountKey"}, DatastoreType: "AzureBlob", AccountName: account,
 			ContainerName: container, Endpoint: endpoint, Protocol: "https", ServiceDataAccessAuthIdentity: "None"}}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -249,17 +248,22 @@ func readAsset(rec *store.Record) (Asset, error) {
 	return Asset{Meta: meta(rec, online.StateSucceeded), Spec: a.Spec}, nil
 }
 
-// ListAssets lists the versions of an asset. hash selects by the client's own digest of the content, which the
-// Python SDK keeps as property hash_sha256; empty selects all.
-func (s *Service) ListAssets(ctx context.Context, c Caller, w online.WorkspaceID, kind online.Kind, name, hash string,
-	q ListQuery) (out Listing[Asset], err error) {
-	if hash != "" {
-		q.Properties = maps.Clone(q.Properties)
-		if q.Properties == nil {
-			q.Properties = map[string]string{}
-		}
-		q.Properties["hash_sha256"] = hash
-	}
+// ContentHash selects codes by the hash that the Python SDK makes of their files. Only what the server computed is
+// compared: by the hash that a client claimed, it could have its code used in place of another's.
+type ContentHash struct {
+	Hash    string // hexadecimal, empty: all
+	Version string // of the way it is made; empty: CodeHashVersion
+}
+
+// selects says whether a version has the hash.
+func (h ContentHash) selects(spec *online.AssetSpec) bool {
+	return h.Hash == "" || spec.ContentHash != "" && strings.EqualFold(h.Hash, spec.ContentHash) &&
+		(h.Version == "" || h.Version == CodeHashVersion)
+}
+
+// ListAssets lists the versions of an asset.
+func (s *Service) ListAssets(ctx context.Context, c Caller, w online.WorkspaceID, kind online.Kind, name string,
+	hash ContentHash, q ListQuery) (out Listing[Asset], err error) {
 	err = s.view(ctx, c, func(r store.Reader) error {
 		if _, err := workspace(r, w); err != nil {
 			return err
@@ -268,12 +272,29 @@ func (s *Service) ListAssets(ctx context.Context, c Caller, w online.WorkspaceID
 		if err != nil {
 			return fmt.Errorf("list versions of %s: %w", name, err)
 		}
+		if recs, err = withHash(recs, hash); err != nil {
+			return err
+		}
 		out, err = listing(recs, q, readAsset, func(a *Asset) described {
 			return described{meta: a.Meta, tags: a.Spec.Tags, properties: a.Spec.Properties, archived: a.Spec.IsArchived}
 		})
 		return err
 	})
 	return out, err
+}
+
+// withHash keeps of the records those of versions that have a hash.
+func withHash(recs []*store.Record, hash ContentHash) (out []*store.Record, err error) {
+	for _, rec := range recs {
+		a, err := readAsset(rec)
+		if err != nil {
+			return nil, err
+		}
+		if hash.selects(&a.Spec) {
+			out = append(out, rec)
+		}
+	}
+	return out, nil
 }
 
 // versions reads every version of an asset.

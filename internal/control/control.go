@@ -59,7 +59,8 @@ type Caller struct {
 // Service carries out commands. It is safe for concurrent use.
 type Service struct {
 	Config
-	grants grantKey
+	grants      grantKey
+	accountKeys accountKeys
 }
 
 // New makes a Service. It creates the default workspace and the key of upload grants when they do not exist.

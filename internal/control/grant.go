@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,46 +18,52 @@ import (
 	"portico/internal/store"
 )
 
-// Grant lets its holder use the blobs of one container, below a prefix, until it expires.
+// Grant lets its holder use the blobs of one container until it expires, as an owner.
 type Grant struct {
 	Container   string
-	Prefix      string // path that names must lie below; empty: the whole container
+	Owner       string // OwnerOf the principal that it was made for
 	Permissions string // of r (read), c (create), w (write), d (delete), l (list)
 	Expires     time.Time
 }
 
-// Allows says whether the grant covers a use of a name: one permission letter, or several of which one is enough.
-func (g Grant) Allows(container, name, permissions string) bool {
-	return g.Container == container && below(name, g.Prefix) && strings.ContainsAny(g.Permissions, permissions)
-}
-
-func below(name, prefix string) bool {
-	return prefix == "" || name == prefix || strings.HasPrefix(name, prefix+"/")
+// Allows says whether the grant covers a use of a container: one permission letter, or several of which one is enough.
+func (g Grant) Allows(container, permissions string) bool {
+	return g.Container == container && strings.ContainsAny(g.Permissions, permissions)
 }
 
 const (
-	grantVersion  = "2023-11-03" // the version of the query's grammar that clients see
-	grantKeyBytes = 32
-	serverOwner   = "server"
-	grantKeyName  = "uploadGrantKey"
+	grantVersion    = "2023-11-03" // the version of the query's grammar that clients see
+	grantKeyBytes   = 32
+	serverOwner     = "server"
+	grantKeyName    = "uploadGrantKey"
+	accountKeysName = "accountKeys"
+	ownerBytes      = 16
+	// uploadPermissions let clients read, create, write and list: never delete.
+	uploadPermissions = "rcwl"
 )
+
+// OwnerOf is the name under which the staging area keeps what a principal uploads: a digest, so that it fits into
+// names and URLs whatever an identity provider calls its people.
+func OwnerOf(p online.Principal) string {
+	sum := sha256.Sum256([]byte(p.ID))
+	return hex.EncodeToString(sum[:ownerBytes])
+}
 
 // grantKey signs grants. It is kept by the store, so grants outlive a restart.
 type grantKey []byte
 
 // sign renders a grant as the query of a URL, in the form of a shared access signature.
 func (k grantKey) sign(g Grant) string {
-	q := url.Values{"sv": {grantVersion}, "sr": {"c"}, "sp": {g.Permissions},
+	// skoid is Azure's word for the object id of the principal whose rights a signature passes on. Clients accept no
+	// other parameters than Azure's.
+	q := url.Values{"sv": {grantVersion}, "sr": {"c"}, "sp": {g.Permissions}, "skoid": {g.Owner},
 		"se": {g.Expires.UTC().Format(time.RFC3339)}, "sig": {base64.StdEncoding.EncodeToString(k.mac(g))}}
-	if g.Prefix != "" {
-		q.Set("spx", g.Prefix)
-	}
 	return q.Encode()
 }
 
 func (k grantKey) mac(g Grant) []byte {
 	// A JSON list keeps the fields apart whatever they hold; encoding strings cannot fail.
-	text, _ := json.Marshal([]string{grantVersion, g.Container, g.Prefix, g.Permissions,
+	text, _ := json.Marshal([]string{grantVersion, g.Container, g.Owner, g.Permissions,
 		g.Expires.UTC().Format(time.RFC3339)})
 	h := hmac.New(sha256.New, k)
 	h.Write(text)
@@ -66,7 +73,7 @@ func (k grantKey) mac(g Grant) []byte {
 // VerifyGrant reads the grant in a URL's query for a container. The error is CodeForbidden: a credential was
 // presented that is forged, for another container, or expired.
 func (s *Service) VerifyGrant(q url.Values, container string) (Grant, error) {
-	g := Grant{Container: container, Prefix: q.Get("spx"), Permissions: q.Get("sp")}
+	g := Grant{Container: container, Owner: q.Get("skoid"), Permissions: q.Get("sp")}
 	sig, err := base64.StdEncoding.DecodeString(q.Get("sig"))
 	expires, timeErr := time.Parse(time.RFC3339, q.Get("se"))
 	g.Expires = expires
@@ -104,6 +111,11 @@ func (s *Service) prepare(ctx context.Context) error {
 			}
 		}
 		s.grants = key
+		issued, err := readAccountKeys(tx)
+		if err != nil {
+			return err
+		}
+		s.accountKeys.add(now, issued...)
 		return s.ensureDefault(tx, now)
 	})
 }

@@ -114,7 +114,7 @@ func (b *bench) upload(kind online.Kind, files map[string]string) string {
 		b.t.Fatal(err)
 	}
 	for name, text := range files {
-		_, err := b.Uploads.Put(context.Background(), up.Container+"/src/"+name, strings.NewReader(text),
+		_, err := b.Uploads.View(up.Grant.Owner).Put(context.Background(), up.Container+"/src/"+name, strings.NewReader(text),
 			artifact.PutOptions{Size: int64(len(text)), MaxBytes: 1 << 20})
 		if err != nil {
 			b.t.Fatal(err)

@@ -126,7 +126,7 @@ func (s *Service) curated(tx store.Tx, c Caller, w online.WorkspaceID, ref arm.R
 	}
 	name, err := environment.CuratedName(ref.Name)
 	if err != nil {
-		return nil, at(err, target)
+		return nil, moveTarget(err, target)
 	}
 	version := ref.Version
 	if version == "" {
@@ -147,8 +147,8 @@ func (s *Service) curated(tx store.Tx, c Caller, w online.WorkspaceID, ref arm.R
 	return store.Decode[online.AssetSpec, struct{}](rec)
 }
 
-// at puts another target on an error that a user sees.
-func at(err error, target string) error {
+// moveTarget puts another target on an error that a user sees.
+func moveTarget(err error, target string) error {
 	if fault, ok := online.AsError(err); ok {
 		moved := *fault
 		moved.Target = target

@@ -65,11 +65,17 @@ func (s *Service) StartPendingUpload(ctx context.Context, c Caller, w online.Wor
 			return err
 		}
 		out = Upload{ID: id, Container: pendingPrefix + scopeOf(w) + "-" + strings.ReplaceAll(id, "-", "")}
-		out.Grant = Grant{Container: out.Container, Permissions: "rcwl", Expires: now.Add(GrantLifetime)}
+		out.Grant = s.grant(c, out.Container, now)
 		out.Query = s.grants.sign(out.Grant)
 		return s.note(tx, c, w.Asset(kind, name, version), "startPendingUpload/action", succeeded, "", now)
 	})
 	return out, err
+}
+
+// grant lets the caller use a container for a while.
+func (s *Service) grant(c Caller, container string, now time.Time) Grant {
+	return Grant{Container: container, Owner: OwnerOf(c.Principal), Permissions: uploadPermissions,
+		Expires: now.Add(GrantLifetime)}
 }
 
 // Datastore is the place for a workspace's uploads.
@@ -95,7 +101,7 @@ func (s *Service) GetDatastore(ctx context.Context, c Caller, w online.Workspace
 	return out, err
 }
 
-// ListSecrets gives a credential for the datastore's container.
+// ListSecrets gives a credential for the datastore's container, as the query of a URL.
 func (s *Service) ListSecrets(ctx context.Context, c Caller, w online.WorkspaceID,
 	name string) (query string, err error) {
 	d, err := s.GetDatastore(ctx, c, w, name)
@@ -107,7 +113,7 @@ func (s *Service) ListSecrets(ctx context.Context, c Caller, w online.WorkspaceI
 		id := online.ID{Workspace: w, Kind: online.KindDatastore, Name: name}
 		return s.note(tx, c, id, "listSecrets/action", succeeded, "", now)
 	})
-	return s.grants.sign(Grant{Container: d.Container, Permissions: "rcwl", Expires: now.Add(GrantLifetime)}), err
+	return s.grants.sign(s.grant(c, d.Container, now)), err
 }
 
 // scopeOf stands for a workspace in the names of its containers.
@@ -133,12 +139,12 @@ func (s *Service) takeContent(ctx context.Context, c Caller, id online.ID, spec 
 		return place{}, err
 	}
 	spec.URI = withoutQuery(spec.URI)
-	content, err := s.Artifacts.ImportUpload(ctx, s.Uploads, path.Join(at.container, at.path))
+	content, err := s.importUpload(ctx, c, at)
 	if errors.Is(err, artifact.ErrNotFound) {
 		return place{}, s.keepContent(ctx, c, id, spec)
 	}
 	if err != nil {
-		return place{}, translate(fmt.Errorf("import the content of %s: %w", id.Key(), err))
+		return place{}, translate(fmt.Errorf("import the content of %s: %w", id.Key(), moveTarget(err, uriField(id.Kind))))
 	}
 	if id.Kind == online.KindCode && content.IsFile {
 		return place{}, online.Errorf(online.CodeBadArgument, uriField(id.Kind),
@@ -148,7 +154,21 @@ func (s *Service) takeContent(ctx context.Context, c Caller, id online.ID, spec 
 	if at.path != "" {
 		spec.Path = path.Base(at.path)
 	}
+	if id.Kind == online.KindCode {
+		if spec.ContentHash, err = s.codeHash(ctx, spec.Digest); err != nil {
+			return place{}, fmt.Errorf("hash %s: %w", id.Key(), err)
+		}
+	}
 	return at, nil
+}
+
+// importUpload takes over what the caller uploaded to a place, or what one other principal did where he did not.
+func (s *Service) importUpload(ctx context.Context, c Caller, at place) (artifact.Tree, error) {
+	source, err := s.Uploads.View(OwnerOf(c.Principal)).Source(path.Join(at.container, at.path))
+	if err != nil {
+		return artifact.Tree{}, err
+	}
+	return s.Artifacts.ImportUpload(ctx, s.Uploads, source)
 }
 
 // keepContent takes over what was imported when the version was registered.
@@ -156,6 +176,7 @@ func (s *Service) keepContent(ctx context.Context, c Caller, id online.ID, spec 
 	before, err := s.GetAsset(ctx, c, id.Workspace, id.Kind, id.Parent, id.Name)
 	if err == nil && before.Spec.URI == spec.URI {
 		spec.Digest, spec.IsFile, spec.Path = before.Spec.Digest, before.Spec.IsFile, before.Spec.Path
+		spec.ContentHash = before.Spec.ContentHash
 		return nil
 	}
 	if err != nil && !online.IsCode(err, online.CodeNotFound) {
@@ -189,9 +210,14 @@ func (s *Service) discard(ctx context.Context, at place) {
 
 // parseURI finds the place that a location of content names. These forms are read:
 //
-//	https://HOST/blobs/CONTAINER/PATH                               as startPendingUpload gave it
+//	https://HOST/blobs/CONTAINER/PATH                      as startPendingUpload gave it
+//	https://ACCOUNT.blob.SUFFIX/CONTAINER/PATH             the same by the account's own name
+//	https://HOST/ACCOUNT.blob.SUFFIX/CONTAINER/PATH        the same where HOST/ACCOUNT stands for the account
+//	https://HOST/CONTAINER/PATH                            which the Python SDK makes of that
 //	azureml://subscriptions/S/resourcegroups/G/workspaces/W/datastores/workspaceblobstore/paths/PATH
 //	azureml://datastores/workspaceblobstore/paths/PATH
+//
+// HOST is not looked at: a server has many names, and the container's says which workspace it belongs to.
 func parseURI(uri string, w online.WorkspaceID, target string) (place, error) {
 	bad := func(why string) (place, error) {
 		return place{}, online.Errorf(online.CodeBadArgument, target,
@@ -205,24 +231,28 @@ func parseURI(uri string, w online.WorkspaceID, target string) (place, error) {
 	var at place
 	switch strings.ToLower(u.Scheme) {
 	case "https", "http":
-		rest, ok := strings.CutPrefix(u.Path, BlobPath)
-		if !ok {
-			return bad("is not a location on this server")
+		var ok bool
+		if at, ok = blobPlace(u.Path, w); !ok {
+			return bad("is not an upload of this workspace on this server")
 		}
-		at.container, at.path, _ = strings.Cut(rest, "/")
 	case "azureml":
-		p, ok := datastorePath("/"+u.Host+u.Path, w)
+		p := "/" + u.Host + u.Path
+		if what := notHere(p); what != "" {
+			return place{}, online.Errorf(online.CodeNotImplemented, target,
+				"%.200q lies in %s; give a local path, or a path of the datastore %s", withoutQuery(uri), what, DatastoreName)
+		}
+		rest, ok := datastorePath(p, w)
 		if !ok {
 			return bad("is not a path of this workspace's datastore")
 		}
-		at = place{container: datastorePrefix + scopeOf(w), path: p}
+		at = place{container: datastorePrefix + scopeOf(w), path: rest}
+	case "runs":
+		return place{}, online.Errorf(online.CodeNotImplemented, target,
+			"%.200q lies in %s; give a local path, or a path of the datastore %s", withoutQuery(uri), jobStore, DatastoreName)
 	default:
 		return bad("is not a location that this server can read")
 	}
 	at.path = strings.Trim(at.path, "/")
-	if at.container != datastorePrefix+scopeOf(w) && !strings.HasPrefix(at.container, pendingPrefix+scopeOf(w)+"-") {
-		return bad("is not an upload of this workspace")
-	}
 	if at.path == "" && strings.HasPrefix(at.container, datastorePrefix) {
 		return bad("names the whole datastore")
 	}
@@ -230,6 +260,38 @@ func parseURI(uri string, w online.WorkspaceID, target string) (place, error) {
 		return bad("has an invalid path")
 	}
 	return at, nil
+}
+
+// blobPlace reads the path of a blob's URL: the workspace's container is its first or second part.
+func blobPlace(p string, w online.WorkspaceID) (place, bool) {
+	for range 2 {
+		var at place
+		at.container, at.path, _ = strings.Cut(strings.TrimPrefix(p, "/"), "/")
+		if ownContainer(at.container, w) {
+			return at, true
+		}
+		p = at.path
+	}
+	return place{}, false
+}
+
+// ownContainer says whether a container is one of a workspace's.
+func ownContainer(container string, w online.WorkspaceID) bool {
+	return container == datastorePrefix+scopeOf(w) || strings.HasPrefix(container, pendingPrefix+scopeOf(w)+"-")
+}
+
+// jobStore says what is not here of the outputs of jobs.
+const jobStore = "the output of a job, and this server runs no jobs"
+
+// notHere names the store that a path of azureml:// leads to, when this server has none of its kind.
+func notHere(p string) string {
+	switch first, _, _ := strings.Cut(strings.TrimPrefix(p, "/"), "/"); strings.ToLower(first) {
+	case "jobs":
+		return jobStore
+	case "registries":
+		return "a registry, and this server has no registries"
+	}
+	return ""
 }
 
 // datastorePath reads the path within the workspace's own datastore.

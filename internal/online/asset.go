@@ -14,9 +14,11 @@ type AssetSpec struct {
 	URI    string `json:"uri,omitempty"`
 	Digest string `json:"digest,omitempty"`
 	// Path is the name of the file or folder that AZUREML_MODEL_DIR holds (a folder's name is kept).
-	Path     string `json:"path,omitempty"`
-	IsFile   bool   `json:"isFile,omitempty"`
-	DataType string `json:"dataType,omitempty"` // models: custom_model | mlflow_model | triton_model; data: uri_file | uri_folder | mltable
+	Path   string `json:"path,omitempty"`
+	IsFile bool   `json:"isFile,omitempty"`
+	// ContentHash of a code is the server's own computation of the hash by which the Python SDK looks codes up.
+	ContentHash string `json:"contentHash,omitempty"`
+	DataType    string `json:"dataType,omitempty"` // models: custom_model | mlflow_model | triton_model; data: uri_file | uri_folder | mltable
 
 	Environment *EnvironmentSpec `json:"environment,omitempty"`
 }
