@@ -89,7 +89,7 @@ func (s *promSeries) status(status, model int) prometheus.Counter {
 	if model != 0 {
 		answered = strconv.Itoa(model)
 	}
-	return s.requests.WithLabelValues(s.key.endpoint, s.key.deployment, strconv.Itoa(status), statusClass(status), answered)
+	return s.requests.WithLabelValues(s.key.endpoint, s.key.deployment, strconv.Itoa(status), StatusClass(status), answered)
 }
 
 func (s *promSeries) add(r *Record) {
@@ -122,8 +122,8 @@ func (p *promMetrics) forget(key seriesKey) {
 	p.responseBytes.DeletePartialMatch(l)
 }
 
-// statusClass is "2xx" for 200 to 299, and so on.
-func statusClass(status int) string {
+// StatusClass is "2xx" for 200 to 299, and so on.
+func StatusClass(status int) string {
 	if status < 100 || status > 999 {
 		return "other"
 	}

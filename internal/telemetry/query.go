@@ -79,7 +79,7 @@ func (c *cell) row(key seriesKey) Row {
 		Slowest: ms(c.slowest),
 	}
 	for _, s := range c.statuses {
-		r.Classes[statusClass(s.status)] += int64(s.n)
+		r.Classes[StatusClass(s.status)] += int64(s.n)
 		r.Statuses = append(r.Statuses, StatusRow{s.status, s.model, s.n})
 	}
 	slices.SortFunc(r.Statuses, func(a, b StatusRow) int {
