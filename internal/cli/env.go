@@ -223,18 +223,18 @@ func (e *clientEnvironment) writeBundle(a *App) error {
 	if old, err := os.ReadFile(e.bundle); err == nil && bytes.Equal(old, text) {
 		return nil
 	}
-	return replaceFile(e.bundle, text)
+	return replaceFile(e.bundle, text, 0o644)
 }
 
-// replaceFile replaces a file that everybody may read at once, so that a client never sees half of it.
-func replaceFile(path string, text []byte) error {
+// replaceFile replaces a file in one step, so that a client never sees half of it.
+func replaceFile(path string, text []byte, mode os.FileMode) error {
 	temp, err := os.CreateTemp(filepath.Dir(path), ".portico-*")
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	defer os.Remove(temp.Name())
 	_, err = temp.Write(text)
-	if err = errors.Join(err, temp.Chmod(0o644), temp.Close()); err == nil {
+	if err = errors.Join(err, temp.Chmod(mode), temp.Close()); err == nil {
 		err = os.Rename(temp.Name(), path)
 	}
 	if err != nil {

@@ -98,8 +98,8 @@ func (s *session) invoke(ctx context.Context, name string, body []byte, r scorin
 		return fmt.Errorf("endpoint %s has no scoring URL yet (it is %s); see `%s`", name,
 			e.Properties.ProvisioningState, showEndpoint(name))
 	}
-	var keys arm.Keys
-	if err := s.client.post(ctx, s.endpointPath(name)+"/listKeys", nil, &keys); err != nil {
+	credential, _, _, err := s.scoringCredential(ctx, name, e.Properties.AuthMode)
+	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, invokeTimeout, fmt.Errorf("no answer within %s", invokeTimeout))
@@ -116,7 +116,7 @@ func (s *session) invoke(ctx context.Context, name string, body []byte, r scorin
 		}
 		req.Header.Add(strings.TrimSpace(key), strings.TrimSpace(value))
 	}
-	req.Header.Set("Authorization", "Bearer "+keys.PrimaryKey)
+	req.Header.Set("Authorization", "Bearer "+credential)
 	req.Header.Set("User-Agent", s.client.agent)
 	if req.Header.Get("X-Ms-Client-Request-Id") == "" {
 		req.Header.Set("X-Ms-Client-Request-Id", uuid.NewString())

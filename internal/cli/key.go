@@ -18,7 +18,7 @@ type credentials struct {
 func (a *App) endpointCredentials(g *globalFlags) *cobra.Command {
 	var name string
 	c := &cobra.Command{
-		Use: "get-credentials", Short: "Print the keys of an endpoint", Args: cobra.NoArgs,
+		Use: "get-credentials", Short: "Print the keys of an endpoint, or a token for it", Args: cobra.NoArgs,
 		Example: "  KEY=$(portico ml online-endpoint get-credentials -n iris --query primaryKey -o tsv)",
 	}
 	a.bindEndpointName(c, g, &name)
@@ -27,11 +27,15 @@ func (a *App) endpointCredentials(g *globalFlags) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		var keys arm.Keys
-		if err := s.client.post(ctx, s.endpointPath(name)+"/listKeys", nil, &keys); err != nil {
+		var e arm.Endpoint
+		if _, err := s.client.get(ctx, s.endpointPath(name), nil, &e); err != nil {
 			return err
 		}
-		return s.printer.print(credentials(keys), []column{{"PrimaryKey", "primaryKey"}, {"SecondaryKey", "secondaryKey"}})
+		_, shown, columns, err := s.scoringCredential(ctx, name, e.Properties.AuthMode)
+		if err != nil {
+			return err
+		}
+		return s.printer.print(shown, columns)
 	})
 	return c
 }
