@@ -109,14 +109,11 @@ func loopback(host string) bool {
 	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
 }
 
-// Close stops taking connections and cuts what is passed through. Tunnels to the server's own names belong to the
-// servers that took them.
+// Close stops taking connections and cuts what is passed through. Listeners, and tunnels to the server's own names,
+// belong to the servers that took them.
 func (p *Proxy) Close() error {
 	p.stop()
 	err := p.server.Close()
-	for _, d := range p.doors {
-		err = errors.Join(err, d.Close())
-	}
 	p.mu.Lock()
 	p.closed = true
 	for passage := range p.passed {
@@ -211,7 +208,7 @@ func (p *Proxy) connect(ctx context.Context, c *client, authority string) {
 	door, ours := p.cfg.Names.Find(host)
 	switch {
 	case ours && port == httpsPort:
-		p.serve(c, door, host)
+		p.serve(ctx, c, door, host)
 	case ours:
 		c.refuse(http.StatusForbidden, host+" is answered on port 443 only")
 	case p.cfg.Passthrough:
@@ -226,10 +223,10 @@ func validHost(host string) bool {
 }
 
 // serve hands the connection to the server behind a door.
-func (p *Proxy) serve(c *client, d Door, host string) {
+func (p *Proxy) serve(ctx context.Context, c *client, d Door, host string) {
 	err := c.reply(http.StatusOK, "Connection established", "")
 	if err == nil {
-		err = p.doors[d].hand(&tunnel{Conn: c.Conn, early: c.early, host: host, release: c.release})
+		err = p.doors[d].hand(ctx, &tunnel{Conn: c.Conn, early: c.early, host: host, release: c.release})
 	}
 	if err != nil {
 		p.cfg.Logger.Debug("an intercepted connection was dropped", "host", host, "error", errors.Join(err, c.Close()))

@@ -47,13 +47,14 @@ func newDoor(name string) *door {
 }
 
 // hand waits until the server has taken the tunnel.
-func (d *door) hand(t *tunnel) error {
+func (d *door) hand(ctx context.Context, t *tunnel) error {
 	patience := time.NewTimer(handTimeout)
 	defer patience.Stop()
 	select {
 	case d.conns <- t:
 		return nil
 	case <-d.closed:
+	case <-ctx.Done():
 	case <-patience.C:
 	}
 	return errDoorClosed
