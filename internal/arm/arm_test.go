@@ -268,8 +268,11 @@ func TestDomainRefusesWhatNothingActsOn(t *testing.T) {
 		{online.KindEnvironment, `{"properties":{"osType":"windows"}}`, "properties.osType", online.CodeNotImplemented},
 		{online.KindEnvironment, `{"properties":{"build":{"contextUri":"x"}}}`, "properties.build",
 			online.CodeNotImplemented},
-		{online.KindEnvironment, `{"properties":{"inferenceConfig":{"scoringRoute":{}}}}`, "properties.inferenceConfig",
-			online.CodeNotImplemented},
+		{online.KindEnvironment, `{"properties":{"inferenceConfig":{"scoringRoute":{"path":"/score"}}}}`,
+			"properties.inferenceConfig.scoringRoute.port", online.CodeBadArgument},
+		{online.KindEnvironment, `{"properties":{"inferenceConfig":{"livenessRoute":{"path":"live","port":80}}}}`,
+			"properties.inferenceConfig.livenessRoute.path", online.CodeBadArgument},
+		{online.KindModel, `{"properties":{"inferenceConfig":{}}}`, "properties.inferenceConfig", online.CodeBadArgument},
 		{online.KindEnvironment, `{"properties":{"autoRebuild":"OnBaseImageUpdate"}}`, "properties.autoRebuild",
 			online.CodeNotImplemented},
 	} {

@@ -46,10 +46,68 @@ type AssetProperties struct {
 	Requirements    string  `json:"requirements,omitempty"` // Portico's own: pip requirements text
 	AutoRebuild     string  `json:"autoRebuild,omitempty"`
 	Build           Refused `json:"build,omitzero"`
-	InferenceConfig Refused `json:"inferenceConfig,omitzero"`
 	IntellectualP   Refused `json:"intellectualProperty,omitzero"`
 
+	InferenceConfig *InferenceConfig `json:"inferenceConfig,omitempty"`
+
 	Digest string `json:"digest,omitempty"` // answered only: the server's own digest of the content
+}
+
+// InferenceConfig says where the server inside an environment's image answers.
+type InferenceConfig struct {
+	LivenessRoute  *Route `json:"livenessRoute,omitempty"`
+	ReadinessRoute *Route `json:"readinessRoute,omitempty"`
+	ScoringRoute   *Route `json:"scoringRoute,omitempty"`
+}
+
+// Route is a path and a port inside an instance.
+type Route struct {
+	Path string `json:"path"`
+	Port int    `json:"port"`
+}
+
+// maxPort is the largest number of a TCP port.
+const maxPort = 1<<16 - 1
+
+// domain translates the routes; absent ones are zero.
+func (c *InferenceConfig) domain() (out online.InferenceConfig, faults []*online.Error) {
+	if c == nil {
+		return out, nil
+	}
+	for _, r := range []struct {
+		name string
+		from *Route
+		into *online.Route
+	}{{"livenessRoute", c.LivenessRoute, &out.Liveness}, {"readinessRoute", c.ReadinessRoute, &out.Readiness},
+		{"scoringRoute", c.ScoringRoute, &out.Scoring}} {
+		if r.from == nil {
+			continue
+		}
+		*r.into = online.Route(*r.from)
+		field := "properties.inferenceConfig." + r.name
+		if !strings.HasPrefix(r.from.Path, "/") {
+			faults = append(faults, online.Errorf(online.CodeBadArgument, field+".path",
+				"path %.80q does not begin with a slash", r.from.Path))
+		}
+		if r.from.Port < 1 || r.from.Port > maxPort {
+			faults = append(faults, online.Errorf(online.CodeBadArgument, field+".port", "port %d is not 1 to %d", r.from.Port, maxPort))
+		}
+	}
+	return out, faults
+}
+
+func newInferenceConfig(c online.InferenceConfig) *InferenceConfig {
+	if c == (online.InferenceConfig{}) {
+		return nil
+	}
+	route := func(r online.Route) *Route {
+		if r == (online.Route{}) {
+			return nil
+		}
+		out := Route(r)
+		return &out
+	}
+	return &InferenceConfig{LivenessRoute: route(c.Liveness), ReadinessRoute: route(c.Readiness), ScoringRoute: route(c.Scoring)}
 }
 
 // Flavors of a model are kept by MLflow's runtime, which is not here yet; SDKs need the object to be there.
@@ -137,9 +195,10 @@ func (a *Asset) Domain(kind online.Kind) (online.AssetSpec, []*online.Error) {
 
 func (p *AssetProperties) environment(spec *online.AssetSpec) []*online.Error {
 	osType := word(orDefault(p.OSType, osTypes[0]), osTypes...)
+	routes, faults := p.InferenceConfig.domain()
 	spec.Environment = &online.EnvironmentSpec{Image: p.Image, CondaFile: p.CondaFile, Requirements: p.Requirements,
-		OSType: osType}
-	faults := oneOf(nil, "properties.osType", osType, osTypes)
+		OSType: osType, InferenceConfig: routes}
+	faults = oneOf(faults, "properties.osType", osType, osTypes)
 	if osType == "Windows" {
 		faults = refuse(faults, refusal{true, "properties.osType"})
 	}
@@ -148,7 +207,7 @@ func (p *AssetProperties) environment(spec *online.AssetSpec) []*online.Error {
 	} else if r != "" {
 		faults = oneOf(faults, "properties.autoRebuild", r, rebuild)
 	}
-	return refuse(faults, refusal{p.Build, "properties.build"}, refusal{p.InferenceConfig, "properties.inferenceConfig"})
+	return refuse(faults, refusal{p.Build, "properties.build"})
 }
 
 // foreign refuses properties of another kind of asset: keeping silent about them would lose them.
@@ -164,6 +223,7 @@ func (p *AssetProperties) foreign(kind online.Kind) []*online.Error {
 		{p.DataURI != "", "dataUri", online.KindData}, {p.DataType != "", "dataType", online.KindData},
 		{p.Image != "", "image", online.KindEnvironment}, {p.CondaFile != "", "condaFile", online.KindEnvironment},
 		{p.Requirements != "", "requirements", online.KindEnvironment},
+		{p.InferenceConfig != nil, "inferenceConfig", online.KindEnvironment},
 	} {
 		if f.set && f.kind != kind {
 			faults = append(faults, online.Errorf(online.CodeBadArgument, "properties."+f.name,
@@ -203,6 +263,7 @@ func NewAsset(m Meta, s online.AssetSpec) Asset {
 		p.EnvironmentType = "UserCreated"
 		if e := s.Environment; e != nil {
 			p.Image, p.CondaFile, p.Requirements, p.OSType = e.Image, e.CondaFile, e.Requirements, e.OSType
+			p.InferenceConfig = newInferenceConfig(e.InferenceConfig)
 			if e.Curated != "" {
 				p.EnvironmentType = "Curated"
 			}

@@ -80,6 +80,25 @@ type routeFile struct {
 	Port *int   `json:"port,omitempty"`
 }
 
+func (f *inferenceFile) wire() *arm.InferenceConfig {
+	if f == nil {
+		return nil
+	}
+	return &arm.InferenceConfig{LivenessRoute: f.LivenessRoute.wire(), ReadinessRoute: f.ReadinessRoute.wire(),
+		ScoringRoute: f.ScoringRoute.wire()}
+}
+
+func (f *routeFile) wire() *arm.Route {
+	if f == nil {
+		return nil
+	}
+	r := &arm.Route{Path: f.Path}
+	if f.Port != nil {
+		r.Port = *f.Port
+	}
+	return r
+}
+
 // condaFile is `conda_file:`, the path of a conda specification or the specification itself.
 type condaFile struct {
 	Path string
@@ -258,5 +277,16 @@ func environmentFromWire(w *arm.Asset) *environmentFile {
 	if p.CondaFile != "" {
 		f.CondaFile = &condaFile{Text: p.CondaFile}
 	}
+	if c := p.InferenceConfig; c != nil {
+		f.InferenceConfig = &inferenceFile{LivenessRoute: routeFromWire(c.LivenessRoute),
+			ReadinessRoute: routeFromWire(c.ReadinessRoute), ScoringRoute: routeFromWire(c.ScoringRoute)}
+	}
 	return f
+}
+
+func routeFromWire(r *arm.Route) *routeFile {
+	if r == nil {
+		return nil
+	}
+	return &routeFile{Path: r.Path, Port: &r.Port}
 }

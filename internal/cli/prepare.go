@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -290,11 +291,16 @@ func (s *session) registerEnvironment(ctx context.Context, e *environmentFile, b
 	wanted := arm.AssetProperties{
 		Description: e.Description, Tags: orEmpty(e.Tags), Properties: orEmpty(e.Properties), Image: e.Image,
 		CondaFile: conda, Requirements: requirements, OSType: osWords.wire(e.OSType),
-		Build: e.Build != nil, InferenceConfig: e.InferenceConfig != nil,
+		Build: e.Build != nil, InferenceConfig: e.InferenceConfig.wire(),
 	}
 	sum := sha256.New()
 	for _, part := range []string{conda, requirements, e.Image, wanted.OSType} {
 		fmt.Fprintf(sum, "%d:%s", len(part), part)
+	}
+	if wanted.InferenceConfig != nil {
+		if err := json.NewEncoder(sum).Encode(wanted.InferenceConfig); err != nil {
+			return "", fmt.Errorf("encode inference_config: %w", err)
+		}
 	}
 	hash := hex.EncodeToString(sum.Sum(nil))
 	name, version := e.Name, e.Version

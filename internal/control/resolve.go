@@ -160,6 +160,10 @@ func moveTarget(err error, target string) error {
 // checkEnvironment says why a registered environment cannot be deployed.
 func (s *Service) checkEnvironment(a *online.AssetSpec, target string) *online.Error {
 	e := a.Environment
+	if e != nil && e.InferenceConfig != (online.InferenceConfig{}) {
+		return online.Errorf(online.CodeNotImplemented, target,
+			"the environment has an inferenceConfig, which says where the server inside an image answers, and images are not run yet; register one without it")
+	}
 	if e == nil || e.CondaFile == "" && e.Requirements == "" && e.Curated == "" {
 		return online.Errorf(online.CodeNotImplemented, target,
 			"the environment is an image alone, and images are not run yet; register one with a conda file or pip requirements")

@@ -30,6 +30,21 @@ type EnvironmentSpec struct {
 	Requirements string `json:"requirements,omitempty"` // pip requirements text
 	OSType       string `json:"osType,omitempty"`
 	Curated      string `json:"curated,omitempty"` // name of a curated environment that ships with Portico
+	// InferenceConfig is recorded; nothing runs an image's own server yet, so no deployment can use it.
+	InferenceConfig InferenceConfig `json:"inferenceConfig,omitzero"`
+}
+
+// InferenceConfig says where the server inside an image answers.
+type InferenceConfig struct {
+	Liveness  Route `json:"liveness,omitzero"`
+	Readiness Route `json:"readiness,omitzero"`
+	Scoring   Route `json:"scoring,omitzero"`
+}
+
+// Route is a path and a port inside an instance.
+type Route struct {
+	Path string `json:"path"`
+	Port int    `json:"port"`
 }
 
 // WorkspaceSpec is a workspace: a place for endpoints and assets with one location.
