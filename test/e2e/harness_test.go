@@ -195,6 +195,10 @@ func (s *server) end() {
 	} else if !errors.Is(err, host.ErrNotRunning) {
 		s.t.Errorf("reach the host: %v", err)
 	}
+	// Sockets lie elsewhere when the path of the data directory is too long for one.
+	if dir, err := host.SocketDir(s.dir); err == nil {
+		_ = os.RemoveAll(dir)
+	}
 	if s.t.Failed() {
 		s.t.Logf("server log:\n%s", s.log)
 	}

@@ -239,6 +239,10 @@ func (b *Backend) stop(ctx context.Context, i *instance) error {
 		err = fmt.Errorf("end instance %s: %w", i.record.ID, err)
 	}
 	b.forgetWorkers(b.life, i)
+	// Made again when the instance is started again; a directory of data that is given up leaves nothing elsewhere.
+	if err := os.RemoveAll(b.socketDir(i.record.ID)); err != nil {
+		b.log.Warn("a directory of sockets was not removed", "instance", i.record.ID, "error", err)
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for w := range i.record.Workers {
