@@ -180,7 +180,7 @@ func connectThrough(ctx context.Context, conn net.Conn, via *url.URL, address st
 	}
 	bounded := &io.LimitedReader{R: conn, N: maxProxyAnswer}
 	early := bufio.NewReader(bounded)
-	answer, err := http.ReadResponse(early, ask)
+	answer, err := http.ReadResponse(early, ask) //nolint:bodyclose // what follows the head is the tunnel
 	if err != nil {
 		return nil, err
 	}

@@ -43,7 +43,7 @@ const (
 	maxInterceptState     = 64 << 10 // bytes
 )
 
-// ErrNameNotPermitted: an Interceptor was asked for a certificate of a name that is not one of its own.
+// ErrNameNotPermitted is what an Interceptor answers when it is asked for a certificate of another name than its own.
 var ErrNameNotPermitted = errors.New("the name is not one that is intercepted")
 
 // Interceptor is a certificate authority that answers for names which belong to somebody else, on this machine. What
