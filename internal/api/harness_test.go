@@ -38,7 +38,9 @@ type site struct {
 	api   *API
 
 	identities *control.Identities
-	log        *lockedBuffer
+	// metrics keeps what a test records for a hundred years of the real clock.
+	metrics *telemetry.Telemetry
+	log     *lockedBuffer
 
 	mu    sync.Mutex
 	clock time.Time
@@ -67,6 +69,22 @@ func (s *site) Wake() {}
 func (s *site) Logs(_ context.Context, q control.LogQuery) (io.ReadCloser, error) {
 	return s.logs(q)
 }
+
+// Minutes and Connections: what a test recorded, and two connections in every minute up to the clock.
+func (s *site) Minutes(endpoint string, since, until time.Time) []telemetry.Series {
+	return s.metrics.Minutes(endpoint, since, until)
+}
+
+func (s *site) Connections(since, until time.Time) []telemetry.ConnectionMinute {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []telemetry.ConnectionMinute
+	for at := since.Truncate(time.Minute); at.Before(until) && !at.After(s.clock); at = at.Add(time.Minute) {
+		out = append(out, telemetry.ConnectionMinute{Time: at, Active: 2, Most: 3, Least: 1, Opened: 30})
+	}
+	return out
+}
+
 func (s *site) Query(endpoint string, since, until time.Time) telemetry.Summary {
 	return telemetry.Summary{Since: since, Until: until, Total: telemetry.Row{Endpoint: endpoint, Requests: 3},
 		Deployments: []telemetry.Row{}}
@@ -102,6 +120,10 @@ func newSite(t testing.TB) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if s.metrics, err = telemetry.New(telemetry.Config{Retention: 100 * 365 * 24 * time.Hour}, log); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.metrics.Close() })
 	uploads, err := artifact.OpenUploads(filepath.Join(dir, "uploads"), s.tick)
 	if err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 
 	"portico/internal/arm"
 	"portico/internal/artifact"
+	"portico/internal/cost"
 	"portico/internal/online"
 	"portico/internal/store"
 	"portico/internal/telemetry"
@@ -26,6 +27,8 @@ type Config struct {
 	Waker     Waker
 	Logs      Logs
 	Metrics   Metrics
+	// Prices are what instances cost; the zero value prices everything at 0, and answers say so.
+	Prices cost.Prices
 	// Identities issues tokens and knows the principals.
 	Identities *Identities
 	// Default is the workspace that New makes when it does not exist; Location is what new workspaces get when
@@ -47,6 +50,10 @@ type Logs interface {
 // Metrics answers what was measured of an endpoint's requests.
 type Metrics interface {
 	Query(endpoint string, since, until time.Time) telemetry.Summary
+	// Minutes gives the requests of an endpoint, Connections the connections of all scoring listeners, in every
+	// minute that overlaps [since, until).
+	Minutes(endpoint string, since, until time.Time) []telemetry.Series
+	Connections(since, until time.Time) []telemetry.ConnectionMinute
 }
 
 // Caller is who gives a command, and from where.

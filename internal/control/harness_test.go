@@ -34,7 +34,9 @@ type bench struct {
 	*Service
 	t     testing.TB
 	wakes atomic.Int64
-	logs  string
+	// metrics keeps what a test records for a hundred years of the real clock.
+	metrics *telemetry.Telemetry
+	logs    string
 
 	mu    sync.Mutex
 	clock time.Time
@@ -47,6 +49,21 @@ func (b *bench) Logs(_ context.Context, q LogQuery) (io.ReadCloser, error) {
 		return nil, fs.ErrNotExist
 	}
 	return io.NopCloser(strings.NewReader(b.logs)), nil
+}
+
+// Minutes and Connections: what a test recorded, and two connections in every minute up to the clock.
+func (b *bench) Minutes(endpoint string, since, until time.Time) []telemetry.Series {
+	return b.metrics.Minutes(endpoint, since, until)
+}
+
+func (b *bench) Connections(since, until time.Time) []telemetry.ConnectionMinute {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var out []telemetry.ConnectionMinute
+	for at := since.Truncate(time.Minute); at.Before(until) && !at.After(b.clock); at = at.Add(time.Minute) {
+		out = append(out, telemetry.ConnectionMinute{Time: at, Active: 2, Most: 3, Least: 1, Opened: 30})
+	}
+	return out
 }
 
 func (b *bench) Query(endpoint string, since, until time.Time) telemetry.Summary {
@@ -80,6 +97,10 @@ func openBench(t testing.TB, dir string) *bench {
 		t.Fatal(err)
 	}
 	b := &bench{t: t, clock: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
+	if b.metrics, err = telemetry.New(telemetry.Config{Retention: 100 * 365 * 24 * time.Hour}, log); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = b.metrics.Close() })
 	uploads, err := artifact.OpenUploads(filepath.Join(dir, "uploads"), b.tick)
 	if err != nil {
 		t.Fatal(err)
