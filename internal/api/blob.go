@@ -321,6 +321,9 @@ func (b *blobCall) describe(blob artifact.Blob) {
 }
 
 func (b *blobCall) get(name string, metadataOnly bool) error {
+	if strings.HasSuffix(name, "/") { // the Python SDK asks so whether there is a folder
+		return artifact.ErrNotFound
+	}
 	blob, body, err := b.blobs.Open(name)
 	if err != nil {
 		return err

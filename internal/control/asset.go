@@ -251,29 +251,35 @@ func readAsset(rec *store.Record) (Asset, error) {
 // ContentHash selects codes by the hash that the Python SDK makes of their files. Only what the server computed is
 // compared: by the hash that a client claimed, it could have its code used in place of another's.
 type ContentHash struct {
-	Hash    string // hexadecimal, empty: all
+	Hash    string // hexadecimal; empty: every version
 	Version string // of the way it is made; empty: CodeHashVersion
 }
 
 // selects says whether a version has the hash.
 func (h ContentHash) selects(spec *online.AssetSpec) bool {
-	return h.Hash == "" || spec.ContentHash != "" && strings.EqualFold(h.Hash, spec.ContentHash) &&
-		(h.Version == "" || h.Version == CodeHashVersion)
+	return strings.EqualFold(h.Hash, spec.ContentHash) && (h.Version == "" || h.Version == CodeHashVersion)
 }
 
-// ListAssets lists the versions of an asset.
+// ListAssets lists the versions of an asset; with a hash, those of every asset of the kind: clients ask under a name
+// that they made up for the occasion, and take over the name that is answered.
 func (s *Service) ListAssets(ctx context.Context, c Caller, w online.WorkspaceID, kind online.Kind, name string,
 	hash ContentHash, q ListQuery) (out Listing[Asset], err error) {
 	err = s.view(ctx, c, func(r store.Reader) error {
 		if _, err := workspace(r, w); err != nil {
 			return err
 		}
-		recs, err := r.List(w.Asset(kind, name, "").Prefix(), store.Page{})
+		prefix := w.Asset(kind, name, "").Prefix()
+		if hash.Hash != "" {
+			prefix = w.Asset(kind, "", "").Prefix()
+		}
+		recs, err := r.List(prefix, store.Page{})
 		if err != nil {
 			return fmt.Errorf("list versions of %s: %w", name, err)
 		}
-		if recs, err = withHash(recs, hash); err != nil {
-			return err
+		if hash.Hash != "" {
+			if recs, err = withHash(recs, hash); err != nil {
+				return err
+			}
 		}
 		out, err = listing(recs, q, readAsset, func(a *Asset) described {
 			return described{meta: a.Meta, tags: a.Spec.Tags, properties: a.Spec.Properties, archived: a.Spec.IsArchived}
@@ -286,6 +292,9 @@ func (s *Service) ListAssets(ctx context.Context, c Caller, w online.WorkspaceID
 // withHash keeps of the records those of versions that have a hash.
 func withHash(recs []*store.Record, hash ContentHash) (out []*store.Record, err error) {
 	for _, rec := range recs {
+		if rec.ID.Parent == "" {
+			continue // a container
+		}
 		a, err := readAsset(rec)
 		if err != nil {
 			return nil, err
