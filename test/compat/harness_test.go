@@ -25,6 +25,9 @@ import (
 	"portico/internal/host"
 )
 
+// binaryVariable names a program that exists, such as a release, to test instead of one that is built from the sources.
+const binaryVariable = "PORTICO_COMPAT_BINARY"
+
 // binary is the program under test, built once for all tests; root is the repository.
 var binary, root string
 
@@ -45,6 +48,9 @@ func run(m *testing.M) int {
 	if root, err = filepath.Abs("../.."); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
+	}
+	if binary = os.Getenv(binaryVariable); binary != "" {
+		return m.Run()
 	}
 	binary = filepath.Join(dir, "portico")
 	build := exec.Command("go", "build", "-o", binary, "portico/cmd/portico")

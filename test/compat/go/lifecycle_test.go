@@ -366,6 +366,7 @@ func refusals(ctx context.Context, t *testing.T, endpoints *ml.OnlineEndpointsCl
 		Properties: &ml.ManagedOnlineDeployment{
 			EndpointComputeType: to.Ptr(ml.EndpointComputeTypeManaged), InstanceType: to.Ptr("Standard_DS3_v2"),
 			CodeConfiguration: d.Properties.(*ml.ManagedOnlineDeployment).CodeConfiguration,
+			EnvironmentID:     d.Properties.(*ml.ManagedOnlineDeployment).EnvironmentID,
 			ScaleSettings: &ml.TargetUtilizationScaleSettings{ScaleType: to.Ptr(ml.ScaleTypeTargetUtilization),
 				MinInstances: to.Ptr(int32(2)), MaxInstances: to.Ptr(int32(10))},
 		}}, nil)
