@@ -316,7 +316,8 @@ func (b *blobCall) describe(blob artifact.Blob) {
 	h.Set("x-ms-creation-time", blob.Modified.UTC().Format(http.TimeFormat))
 	h.Set("Accept-Ranges", "bytes")
 	for k, v := range blob.Metadata {
-		h.Set(metadataPrefix+k, v)
+		// As it is kept, in lower case: clients compare the rest of the name with regard to case.
+		h[metadataPrefix+k] = []string{v}
 	}
 }
 
@@ -370,7 +371,7 @@ func (b *blobCall) get(name string, metadataOnly bool) error {
 }
 
 // byteRange reads x-ms-range, or Range: one range "bytes=A-B" or "bytes=A-". Other forms of Range are ignored, as
-// HTTP allows. An empty blob has no range: Azure answers 200.
+// HTTP allows. An empty blob has no range that could be answered; the Python SDK then asks for all of it.
 func byteRange(r *http.Request, size int64) (first, length int64, partial bool, err error) {
 	text := r.Header.Get("x-ms-range")
 	if text == "" {
@@ -378,7 +379,7 @@ func byteRange(r *http.Request, size int64) (first, length int64, partial bool, 
 	}
 	spec, ok := strings.CutPrefix(text, "bytes=")
 	from, to, dash := strings.Cut(spec, "-")
-	if !ok || !dash || from == "" || size == 0 {
+	if !ok || !dash || from == "" {
 		return 0, size, false, nil
 	}
 	first, understood := decimal(from)

@@ -74,9 +74,11 @@ func TestBlobUpload(t *testing.T) {
 	}
 	s.blob("GET", file, q, "", "Range", "bytes=99-").wantBlobError(416, "InvalidRange")
 	s.blob("PUT", base+"/empty", q, "", "x-ms-blob-type", "BlockBlob").want(201)
-	if a := s.blob("GET", base+"/empty", q, "", "x-ms-range", "bytes=0-33554431").want(200); a.body != "" {
-		t.Error(a.body)
+	s.blob("GET", base+"/empty", q, "", "x-ms-range", "bytes=0-33554431").wantBlobError(416, "InvalidRange")
+	if a := s.blob("GET", base+"/empty", q, "").want(200); a.body != "" || a.header.Get("Content-Length") != "0" {
+		t.Error(a.body, a.header)
 	}
+	s.blob("HEAD", base+"/src/", q, "").want(404) // whether there is a folder
 }
 
 func TestBlobBlocks(t *testing.T) {
