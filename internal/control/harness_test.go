@@ -71,8 +71,11 @@ func (b *bench) Query(endpoint string, since, until time.Time) telemetry.Summary
 		Deployments: []telemetry.Row{{Endpoint: endpoint, Deployment: "blue", Requests: 3}}}
 }
 
-// testKey is made once: making one takes long.
-var testKey = sync.OnceValues(access.NewSigningKey)
+// Signing keys are made once: making one takes long.
+var (
+	testKey  = sync.OnceValues(access.NewSigningKey)
+	testKey2 = sync.OnceValues(access.NewSigningKey)
+)
 
 func newBench(t testing.TB) *bench {
 	t.Helper()
