@@ -23,7 +23,10 @@ var fixed = func() map[string]string {
 	for _, s := range []string{"subscriptions", "resourceGroups", "providers", arm.Namespace, "workspaces",
 		"onlineEndpoints", "deployments", "listKeys", "regenerateKeys", "token", "getLogs", "skus", "metrics",
 		"activities", "revisions", "rollback", "models", "codes", "environments", "data", "versions",
-		"startPendingUpload", "datastores", "listSecrets", "locations", "mfeOperationsStatus", "mfeOperationResults"} {
+		"startPendingUpload", "publish", "datastores", "listSecrets", "locations", "mfeOperationsStatus", "mfeOperationResults",
+		"Microsoft.Insights", "metricDefinitions", "metricNamespaces", "eventtypes", "values", "autoscalesettings",
+		"Microsoft.CostManagement", "query", "Microsoft.Authorization", "roleAssignments", "roleDefinitions",
+		"privateEndpointConnections", "privateLinkResources"} {
 		m[strings.ToLower(s)] = s
 	}
 	return m

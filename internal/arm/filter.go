@@ -1,6 +1,7 @@
 package arm
 
 import (
+	"slices"
 	"strings"
 
 	"portico/internal/online"
@@ -65,6 +66,14 @@ func (f *Filter) Comparisons() []*Comparison {
 		out = append(out, p.Comparisons()...)
 	}
 	return out
+}
+
+// Demands says whether nothing satisfies the filter that does not satisfy this one of its comparisons.
+func (f *Filter) Demands(c *Comparison) bool {
+	if f.Comparison != nil {
+		return f.Comparison == c
+	}
+	return !f.Or && slices.ContainsFunc(f.Parts, func(p *Filter) bool { return p.Demands(c) })
 }
 
 // Holds evaluates the filter, given what holds of each comparison. A nil filter always holds.

@@ -73,6 +73,18 @@ func TestComparison(t *testing.T) {
 	}
 }
 
+func TestDemands(t *testing.T) {
+	f, err := ParseFilter("a eq '1' and (b eq '2' or c eq '3') and (d eq '4' and e eq '5')")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range f.Comparisons() {
+		if want := c.Name == "a" || c.Name == "d" || c.Name == "e"; f.Demands(c) != want {
+			t.Errorf("%s is demanded: %v", c.Name, !want)
+		}
+	}
+}
+
 // TestFilterMeansWhatItSays: what is written is read back, and holds as its tree says.
 func TestFilterMeansWhatItSays(t *testing.T) {
 	var tree func(t *rapid.T, depth int) *Filter
