@@ -5,6 +5,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"portico/internal/cli"
@@ -19,5 +20,8 @@ func main() {
 	// The first signal asks to stop in order; a second one ends the process at once.
 	context.AfterFunc(ctx, stop)
 	app := &cli.App{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Getenv: os.Getenv, Version: server.Version}
+	if filepath.Base(os.Args[0]) == cli.AzName { // a link that `portico shim install` made
+		os.Exit(app.RunAz(ctx, os.Args[1:]))
+	}
 	os.Exit(app.Run(ctx, os.Args[1:]))
 }

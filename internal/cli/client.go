@@ -208,13 +208,19 @@ func (c *client) once(ctx context.Context, method, target string, body []byte, h
 	for k, v := range header {
 		req.Header[k] = v
 	}
-	req.Header.Set("Authorization", "Bearer "+c.place.Token.Reveal())
-	req.Header.Set("Accept", "application/json")
-	req.Header.Set("User-Agent", c.agent)
-	req.Header.Set("X-Ms-Client-Request-Id", uuid.NewString())
-	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
+	usual := map[string]string{"Accept": "application/json", "X-Ms-Client-Request-Id": uuid.NewString()}
+	if c.place.Token != "" {
+		usual["Authorization"] = "Bearer " + c.place.Token.Reveal()
 	}
+	if body != nil {
+		usual["Content-Type"] = "application/json"
+	}
+	for k, v := range usual {
+		if req.Header.Get(k) == "" {
+			req.Header.Set(k, v)
+		}
+	}
+	req.Header.Set("User-Agent", c.agent)
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, c.unreachable(ctx, err)

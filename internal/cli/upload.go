@@ -187,6 +187,7 @@ type uploader struct {
 	client   *client
 	progress *progress
 	slots    chan struct{} // one for each request that may be on its way
+	onlyNew  bool          // a blob that exists is an error
 	sent     atomic.Int64
 }
 
@@ -216,7 +217,9 @@ func (u *uploader) upload(ctx context.Context, t *tree, sasURI string) error {
 			if f.size > blockBytes {
 				return u.blocks(ctx, t.path(f), f.size, target)
 			}
-			return u.part(ctx, t.path(f), 0, f.size, target, http.Header{"X-Ms-Blob-Type": {"BlockBlob"}})
+			h := u.condition()
+			h.Set("X-Ms-Blob-Type", "BlockBlob")
+			return u.part(ctx, t.path(f), 0, f.size, target, h)
 		})
 	}
 	if err := group.Wait(); err != nil {
@@ -279,8 +282,19 @@ func (u *uploader) blocks(ctx context.Context, file string, size int64, target u
 	}
 	list := `<?xml version="1.0" encoding="utf-8"?><BlockList><Latest>` + strings.Join(ids,
 		"</Latest><Latest>") + "</Latest></BlockList>"
-	return u.send(ctx, withQuery(target, "comp", "blocklist"), http.Header{"Content-Type": {"application/xml"}},
-		int64(len(list)), func() io.Reader { return strings.NewReader(list) })
+	h := u.condition()
+	h.Set("Content-Type", "application/xml")
+	return u.send(ctx, withQuery(target, "comp", "blocklist"), h, int64(len(list)),
+		func() io.Reader { return strings.NewReader(list) })
+}
+
+// condition is the header of the request that makes a blob.
+func (u *uploader) condition() http.Header {
+	h := http.Header{}
+	if u.onlyNew {
+		h.Set("If-None-Match", "*")
+	}
+	return h
 }
 
 func withQuery(u url.URL, pairs ...string) url.URL {
