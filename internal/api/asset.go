@@ -19,6 +19,7 @@ func (a *API) routeAssets() {
 		a.route(container, methods{"GET": of.getContainer, "PUT": of.putContainer, "DELETE": of.deleteContainer})
 		a.route(container+"/versions", methods{"GET": of.list})
 		a.route(version, methods{"GET": of.get, "PUT": of.put, "DELETE": of.remove})
+		a.route(version+"/publish", methods{"POST": of.publish})
 		if kind == online.KindModel || kind == online.KindCode {
 			a.route(version+"/startPendingUpload", methods{"POST": of.startPendingUpload})
 		}
@@ -157,6 +158,12 @@ func (k assets) remove(c *call) error {
 		return err
 	}
 	return c.deleted(found)
+}
+
+// publish would copy a version to a registry.
+func (k assets) publish(*call) error {
+	return online.Errorf(online.CodeNotImplemented, "publish",
+		"this server has no registries, so %s cannot be published to one; register them in the other workspace", k.kind())
 }
 
 // The pending upload types (armmachinelearning).

@@ -27,6 +27,7 @@ import (
 
 const (
 	token1 = "0123456789abcdef"
+	token2 = "fedcba9876543210" // of another principal
 	wsPath = "/subscriptions/sub/resourceGroups/group/providers/Microsoft.MachineLearningServices/workspaces/home"
 )
 
@@ -143,6 +144,7 @@ func newSite(t testing.TB) *site {
 	who := access.Verifier{Issuer: s.identities.Issuer(), Principals: s.identities,
 		Audiences: []string{"https://management.azure.com"}}
 	who.Add(token1, online.Principal{ID: "1", Name: "admin"})
+	who.Add(token2, online.Principal{ID: "2", Name: "mallory"})
 	s.api = New(Config{Control: service, Access: &who, Uploads: uploads,
 		Identity:   NewIdentity(s.identities, "", s.tick, log),
 		ScoringURI: func(e string) string { return "https://score/endpoints/" + e + "/score" },
