@@ -1,6 +1,9 @@
 package local
 
 import (
+	"context"
+	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -132,5 +135,25 @@ func TestInterpreterPaths(t *testing.T) {
 	}
 	if _, err := interpreterPaths("python3"); err == nil {
 		t.Error("a relative path was accepted")
+	}
+}
+
+// TestVariablesAreAdded: what the server gives comes beside a person's variables and the engine's, never over them.
+func TestVariablesAreAdded(t *testing.T) {
+	tmpl := &compute.Template{UID: "u-1"}
+	l := &launcher{b: &Backend{cfg: Config{Variables: func(_ context.Context, t *compute.Template) (map[string]online.Secret, error) {
+		return map[string]online.Secret{"MSI_ENDPOINT": online.Secret("http://" + t.UID), "PATH": "/evil", "MINE": "theirs"}, nil
+	}}}, template: tmpl}
+	env := map[string]online.Secret{"PATH": "/bin", "MINE": "mine"}
+	if err := l.addVariables(context.Background(), env); err != nil {
+		t.Fatal(err)
+	}
+	if want := (map[string]online.Secret{"PATH": "/bin", "MINE": "mine", "MSI_ENDPOINT": "http://u-1"}); !maps.Equal(env, want) {
+		t.Errorf("%v", slices.Sorted(maps.Keys(env)))
+	}
+	cause := errors.New("the store is closed")
+	l.b.cfg.Variables = func(context.Context, *compute.Template) (map[string]online.Secret, error) { return nil, cause }
+	if err := l.addVariables(context.Background(), env); !errors.Is(err, cause) {
+		t.Errorf("a worker would start without its identity: %v", err)
 	}
 }
