@@ -143,6 +143,27 @@ class _Handler(logging.Handler):
             self._journal.pay()
 
 
+class ReferenceFormatter(logging.Formatter):
+    """Formats as the reference server does, for a logging.json that names its formatter."""
+
+    def __init__(
+        self,
+        fmt: str = "%(asctime)s %(levelname).1s [%(process)d] %(name)s - %(message)s",
+        datefmt: str | None = None,
+        style: Any = "%",
+    ) -> None:
+        super().__init__(fmt, datefmt, style)
+        self.converter = time.gmtime
+
+
+class HealthFilter(logging.Filter):
+    """Passes everything but access lines of the health page, for a logging.json that names it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is logged."""
+        return "GET / HTTP/1.1" not in record.getMessage()
+
+
 class Logs:
     """Everything that writes lines: the journal, both streams and the root logger's handler."""
 
@@ -155,8 +176,7 @@ class Logs:
         handler.setFormatter(logging.Formatter("%(message)s"))
         root = logging.getLogger()
         root.handlers[:] = [handler]
-        level = os.environ.get("AZUREML_LOG_LEVEL", "INFO").upper()
-        root.setLevel(level if level in _LEVELS else "INFO")
+        root.setLevel("INFO")
         logging.captureWarnings(True)
         os.register_at_fork(after_in_child=self._forked)
 
@@ -166,13 +186,21 @@ class Logs:
         self.err.forked()
 
     def configure(self, directories: list[str]) -> None:
-        """Let a logging.json beside the script replace the configuration, as the reference server does."""
-        for directory in directories:
-            path = os.path.join(directory, "logging.json")
-            if os.path.isfile(path):
-                with open(path, encoding="utf-8") as file:
-                    logging.config.dictConfig(json.load(file))
-                return
+        """Take the level from the environment, and all else from a logging.json beside the script if there is one."""
+        level = os.environ.get("AZUREML_LOG_LEVEL", "INFO").upper()
+        logging.getLogger().setLevel(level if level in _LEVELS else "INFO")
+        path = next((p for p in (os.path.join(d, "logging.json") for d in directories) if os.path.isfile(p)), None)
+        if path is None:
+            return
+        # What the file's own handlers format must not be made into log lines a second time.
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        try:
+            with open(path, encoding="utf-8") as file:
+                logging.config.dictConfig(json.load(file))
+        finally:
+            sys.stdout, sys.stderr = self.out, self.err
+        for name in (LOGGER, *(n for n in logging.root.manager.loggerDict if n.startswith(LOGGER + "."))):
+            logging.getLogger(name).disabled = False  # dictConfig disables what the file does not name: not our reasons
 
     def end_request(self) -> None:
         """Log partial lines and leave the request."""

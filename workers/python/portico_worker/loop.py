@@ -12,15 +12,17 @@ import socket
 import sys
 import threading
 import time
+import traceback
 import uuid
 from types import FrameType
 from typing import Any, Callable
 
-from . import VERSION, http1, log, responses
+from . import VERSION, cors, hints, http1, log, openapi, responses, settings
 from .http1 import Refused, Request
 from .log import LOGGER
 from .page import CANCEL, READY_NS, UNNUMBERED, Page
 from .script import Script
+from .settings import DEFAULT_SCORING_TIMEOUT_MS
 
 CONNECTIONS_MAX = 64
 CHUNK = 65536  # bytes asked of a socket at once
@@ -29,7 +31,6 @@ STALE_NS = 1_000_000  # age of an answer of poll after which it is asked again
 IDLE_MS = 1000  # how long a signal may stay unnoticed if user code took the wake-up descriptor away
 ID_MAX = 100  # characters of a request id
 ALARM_REPEAT_S = 0.05
-DEFAULT_SCORING_TIMEOUT_MS = 3_600_000
 
 _log = logging.getLogger(LOGGER)
 
@@ -65,19 +66,27 @@ class Connection:
 class Loop:
     """Serves one script. Everything happens on the thread that made it, which must be the main thread."""
 
-    def __init__(self, listener: socket.socket, page: Page, script: Script, logs: log.Logs) -> None:
+    def __init__(
+        self, listener: socket.socket, page: Page, script: Script, documents: openapi.Documents, logs: log.Logs
+    ) -> None:
         self._listener = listener
         self._page = page
         self._script = script
+        self._documents = documents
         self._logs = logs
         self._number = 0  # of the running request
         self._alarm_for = 0
         self._unnumbered = UNNUMBERED
         self._stopping = False
         self._connections: dict[int, Connection] = {}
+        self._full = False  # CONNECTIONS_MAX are open
         self._main = threading.get_ident()
-        self._timeout_ms = _scoring_timeout_ms()
-        shown = os.environ.get("SERVER_VERSION_LOG_RESPONSE_ENABLED", "true").lower() != "false"
+        self._timeout_ms = settings.number("SCORING_TIMEOUT_MS", DEFAULT_SCORING_TIMEOUT_MS)
+        self._tracebacks = settings.flag("PORTICO_WORKER_DEBUG", False)
+        self._hinted = False
+        origins = os.environ.get("AML_CORS_ORIGINS", "")
+        self._origins = cors.Origins(origins) if origins else None
+        shown = settings.flag("SERVER_VERSION_LOG_RESPONSE_ENABLED", True)
         self._version = b"x-ms-server-version: portico/%b\r\n" % VERSION.encode() if shown else b""
         self._poll: Any = select.epoll() if sys.platform == "linux" else select.poll()
         self._idle = IDLE_MS / 1000 if sys.platform == "linux" else IDLE_MS
@@ -179,9 +188,9 @@ class Loop:
                     # After a long run the remaining events are old: their callers may have hung up meanwhile.
                     if self._stopping or time.monotonic_ns() - asked > STALE_NS:
                         break
-        self._listener.close()
         for connection in list(connections.values()):
             self._close(connection)
+        self._listener.close()
 
     def _waiting_since(self, event: tuple[int, int]) -> int:
         connection = self._connections.get(event[0])
@@ -196,7 +205,7 @@ class Loop:
             self._accept()
 
     def _accept(self) -> None:
-        while True:
+        while len(self._connections) < CONNECTIONS_MAX:
             try:
                 sock, _ = self._listener.accept()
             except BlockingIOError:
@@ -207,18 +216,20 @@ class Loop:
                     time.sleep(0.05)
                     return
                 continue
-            if len(self._connections) >= CONNECTIONS_MAX:
-                sock.close()
-                continue
             sock.setblocking(False)
             connection = Connection(sock)
             self._connections[connection.fd] = connection
             self._poll.register(connection.fd, _IN | (_GONE & ~select.POLLNVAL))
+        self._poll.unregister(self._listener.fileno())  # the others wait where they are until one closes
+        self._full = True
 
     def _close(self, connection: Connection) -> None:
         if self._connections.pop(connection.fd, None) is not None:
             self._poll.unregister(connection.fd)
             connection.sock.close()
+            if self._full:
+                self._poll.register(self._listener.fileno(), _IN)
+                self._full = False
 
     def _read(self, connection: Connection) -> None:
         try:
@@ -319,14 +330,37 @@ class Loop:
         if path == b"/score":
             return self._score(connection, request)
         if path == b"/":
-            if request.method not in (b"GET", b"HEAD"):
-                return self._send(connection, _plain(405, http1.REASONS[405]))
-            body = b"" if request.method == b"HEAD" else b"Healthy"
-            head = b"HTTP/1.1 200 OK\r\ncontent-type: text/html; charset=utf-8\r\ncontent-length: 7\r\n%b\r\n"
-            return self._send(connection, head % self._version + body)
+            return self._health(connection, request)
         if path == b"/swagger.json":
-            return self._send(connection, _plain(404, "This server does not describe the script as OpenAPI yet."))
-        return self._send(connection, _plain(404, "The requested URL was not found on the server."))
+            return self._send(connection, self._describe(request))
+        return self._send(connection, _plain(404, _NOT_FOUND, _FINE, request.method == b"HEAD"))
+
+    def _health(self, connection: Connection, request: Request) -> bool:
+        if request.method not in (b"GET", b"HEAD"):
+            return self._send(connection, _plain(405, _NOT_ALLOWED, _FINE))
+        try:
+            ids = self._identify(request)[1]
+        except Refused as refused:
+            return self._send(connection, _plain(refused.status, refused.message, self._version + _FINE))
+        body = b"" if request.method == b"HEAD" else b"Healthy"
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: text/html; charset=utf-8\r\ncontent-length: 7\r\n%b\r\n"
+        return self._send(connection, head % ids + body)
+
+    def _describe(self, request: Request) -> bytes:
+        headless = request.method == b"HEAD"
+        if request.method not in (b"GET", b"HEAD"):
+            return _plain(405, _NOT_ALLOWED, _FINE)
+        ids = self._version
+        try:
+            ids = self._identify(request)[1]
+            body = self._documents.get(request.query)
+        except Refused as refused:
+            return _plain(refused.status, refused.message, ids + _FINE, headless)
+        except Exception as error:
+            _log.error("the service cannot be described", exc_info=error)
+            return _plain(500, _INTERNAL, ids + _FINE, headless)
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n%b%bcontent-length: %d\r\n\r\n"
+        return head % (_FINE, ids, len(body)) + (b"" if headless else body)
 
     def _score(self, connection: Connection, request: Request) -> bool:
         fields = request.fields
@@ -348,48 +382,63 @@ class Loop:
         try:
             answer = self._run(request, number)
             # Sent before the page says that the request ended: who sees the end can read the answer.
-            kept = self._send(connection, answer)
+            if type(answer) is bytes:
+                kept = self._send(connection, answer)
+            else:
+                kept = self._send_stream(connection, request, number, *answer)
         finally:
             self._page.finish(time.monotonic_ns() - started)
         return kept
 
-    def _run(self, request: Request, number: int) -> bytes:
+    def _identify(self, request: Request) -> tuple[bytes, bytes]:
+        """The request's id, and the fields that every answer of a known route has; raises Refused."""
         fields = request.fields
         given = fields.get(b"x-request-id")
         identity = str(uuid.uuid4()).encode() if given is None else given
         legacy = fields.get(b"x-ms-request-id")
         client = fields.get(b"x-ms-client-request-id") or legacy
         legacy = legacy or client or identity
+        if len(identity) > ID_MAX:
+            raise Refused(431, f"x-request-id must not exceed {ID_MAX} characters")
+        if len(legacy) > ID_MAX or (client is not None and len(client) > ID_MAX):
+            text = f"x-ms-request-id and x-ms-client-request-id must not exceed {ID_MAX} characters"
+            raise Refused(431, text)
         ids = b"x-request-id: %b\r\nx-ms-request-id: %b\r\n" % (identity, legacy)
         if client:
             ids += b"x-ms-client-request-id: %b\r\n" % client
         ids += self._version
-        if len(identity) > ID_MAX:
-            return _plain(431, f"x-request-id must not exceed {ID_MAX} characters", self._version + _FINE)
-        if len(legacy) > ID_MAX or (client is not None and len(client) > ID_MAX):
-            text = f"x-ms-request-id and x-ms-client-request-id must not exceed {ID_MAX} characters"
-            return _plain(431, text, self._version + _FINE)
         trace = fields.get(b"traceid")
         if trace:
             ids += b"TraceId: %b\r\n" % trace
-        if request.method not in (b"POST", b"GET"):
-            if request.method == b"OPTIONS":
-                return b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n%b%b\r\n" % (_FINE, ids)
-            return _plain(405, "Method not allowed", ids + _FINE, request.method == b"HEAD")
+        if self._origins is not None:
+            ids += self._origins.fields(request)
+        return identity, ids
+
+    def _run(self, request: Request, number: int) -> bytes | tuple[bytes, bytes, responses.Stream]:
+        """The answer; for a stream its head, its first piece and what gives the others."""
+        ids = self._version
         try:
+            identity, ids = self._identify(request)
+            if request.method not in _METHODS or (
+                request.method not in (b"POST", b"GET") and not self._script.any_method
+            ):
+                return _not_for_run(request, ids)
             call = self._script.bind(request)
         except Refused as refused:
-            return _plain(refused.status, refused.message, ids + _FINE)
+            return _plain(refused.status, refused.message, ids + _FINE, request.method == b"HEAD")
         self._logs.journal.request = identity.decode("latin-1")
         try:
-            return self._call(call, number, ids)
+            return self._call(call, number, ids, request.method == b"HEAD")
         finally:
             self._number = 0
             self._logs.end_request()
 
-    def _call(self, call: Callable[[], Any], number: int, ids: bytes) -> bytes:
+    def _call(
+        self, call: Callable[[], Any], number: int, ids: bytes, headless: bool
+    ) -> bytes | tuple[bytes, bytes, responses.Stream]:
         alarm = self._timeout_ms < DEFAULT_SCORING_TIMEOUT_MS
         began = time.perf_counter_ns()
+        piece = b""
         try:
             self._number = number
             if alarm:
@@ -398,6 +447,8 @@ class Loop:
             result = self._execute(call)
             took = time.perf_counter_ns() - began
             answer = responses.convert(result)
+            if answer.stream is not None:  # its first piece comes before the head, so that a failure can be told
+                piece = self._execute(answer.stream.piece)
         except Canceled:
             _log.warning("canceled: the caller no longer waits for the answer")
             return _plain(503, "canceled", ids + _FAILED)
@@ -406,26 +457,62 @@ class Loop:
             return _plain(500, f"Scoring timeout after {self._timeout_ms} ms", ids + _FAILED)
         except responses.Unusable as error:
             _log.error("%s", error)
-            return _plain(500, "An unexpected internal error occurred. Check the logs for more info.", ids + _FINE)
+            return _plain(500, str(error) if self._tracebacks else _INTERNAL, ids + _FINE)
         except BaseException as error:
             # SystemExit and KeyboardInterrupt too: ending the worker would cost every other caller the model.
             _log.error("run() raised %s", type(error).__name__, exc_info=error)
-            text = "An unexpected error occurred in scoring script. Check the logs for more info."
-            return _plain(500, text, ids + _FAILED)
+            return _plain(500, _RAISED, ids + _FAILED, headless, _trace(error) if self._tracebacks else None)
         finally:
             self._number = 0
             if alarm:
                 signal.setitimer(signal.ITIMER_REAL, 0)
-        return b"HTTP/1.1 %d %b\r\n%b%b%bx-ms-run-fn-exec-ms: %.3f\r\ncontent-length: %d\r\n\r\n%b" % (
+        if not self._hinted and type(result) is str and result[:1] in ("{", "["):
+            self._hinted = True
+            _log.warning("%s", hints.JSON_TEXT)
+        head = b"HTTP/1.1 %d %b\r\n%b%b%bx-ms-run-fn-exec-ms: %.3f\r\n" % (
             answer.status,
             _reason(answer.status),
             answer.fields,
             _FAILED if answer.failed else _FINE,
             ids,
             took / 1e6,
-            len(answer.body),
-            answer.body,
         )
+        if answer.stream is not None:
+            return head + b"transfer-encoding: chunked\r\n\r\n", piece, answer.stream
+        return b"%bcontent-length: %d\r\n\r\n%b" % (head, len(answer.body), b"" if headless else answer.body)
+
+    def _send_stream(
+        self, connection: Connection, request: Request, number: int, head: bytes, piece: bytes, stream: responses.Stream
+    ) -> bool:
+        """Send pieces as the script makes them. Whether the connection may be used again: only after a whole body."""
+        self._logs.journal.request = request.fields.get(b"x-request-id", b"").decode("latin-1")
+        self._number = number
+        try:
+            if request.method == b"HEAD":
+                return self._send(connection, head)
+            data = head
+            while piece:
+                if not self._send(connection, b"%b%x\r\n%b\r\n" % (data, len(piece), piece)):
+                    _log.warning("the caller left before the end of the stream")
+                    return False
+                data = b""
+                piece = self._execute(stream.piece)
+            return self._send(connection, data + b"0\r\n\r\n")
+        except Canceled:
+            _log.warning("canceled: the caller no longer waits for the rest of the stream")
+        except BaseException as error:
+            _log.error("the stream of an answer broke off: %s", type(error).__name__, exc_info=error)
+        finally:
+            self._end_stream(stream)
+            self._number = 0
+            self._logs.end_request()
+        return False
+
+    def _end_stream(self, stream: responses.Stream) -> None:
+        try:
+            self._execute(stream.close)
+        except BaseException as error:
+            _log.error("closing a stream raised %s", type(error).__name__, exc_info=error)
 
     @staticmethod
     def _execute(call: Callable[[], Any]) -> Any:
@@ -436,15 +523,25 @@ class Loop:
 _EXECUTE = Loop._execute.__code__
 _FINE = b"x-ms-run-function-failed: False\r\n"
 _FAILED = b"x-ms-run-function-failed: True\r\n"
+_METHODS = (b"GET", b"POST", b"OPTIONS", b"HEAD")
+_RAISED = "An unexpected error occurred in scoring script. Check the logs for more info."
+_INTERNAL = "An unexpected internal error occurred. Check the logs for more info."
+_NOT_ALLOWED = "The method is not allowed for the requested URL."
+_NOT_FOUND = (
+    "The requested URL was not found on the server. If you entered the URL manually please check your spelling "
+    "and try again."
+)
 
 
 def _reason(status: int) -> bytes:
     return http1.REASONS.get(status, "Unknown").encode()
 
 
-def _plain(status: int, message: str, fields: bytes = b"", headless: bool = False) -> bytes:
+def _plain(
+    status: int, message: str, fields: bytes = b"", headless: bool = False, trace: list[str] | None = None
+) -> bytes:
     """An answer whose body is {"message": ...}, as the reference server's errors are."""
-    body = responses.encode({"message": message})
+    body = responses.encode({"message": message} if trace is None else {"message": message, "traceback": trace})
     head = b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\n%bcontent-length: %d\r\n\r\n" % (
         status,
         _reason(status),
@@ -458,13 +555,20 @@ def _not_started(why: bytes) -> bytes:
     return b"HTTP/1.1 503 Service Unavailable\r\nx-portico-not-started: %b\r\ncontent-length: 0\r\n\r\n" % why
 
 
-def _scoring_timeout_ms() -> int:
-    text = os.environ.get("SCORING_TIMEOUT_MS", "")
-    try:
-        value = int(text) if text else DEFAULT_SCORING_TIMEOUT_MS
-    except ValueError:
-        value = 0
-    if value <= 0:
-        _log.warning("SCORING_TIMEOUT_MS is %r, not a positive number; %d is used", text, DEFAULT_SCORING_TIMEOUT_MS)
-        return DEFAULT_SCORING_TIMEOUT_MS
-    return value
+def _not_for_run(request: Request, ids: bytes) -> bytes:
+    """Answers to methods that an undecorated run() does not see."""
+    if request.method == b"OPTIONS":
+        kind = b"content-type: text/html; charset=utf-8\r\n"
+        return b"HTTP/1.1 200 OK\r\n%bcontent-length: 0\r\n%b%b\r\n" % (kind, _FINE, ids)
+    if request.method == b"HEAD":
+        return _plain(405, "Method not allowed", ids + _FINE, True)
+    return _plain(405, _NOT_ALLOWED, _FINE)
+
+
+def _trace(error: BaseException) -> list[str]:
+    """The traceback in lines, without the frames of this package."""
+    trace = error.__traceback__
+    here = os.path.dirname(__file__)
+    while trace is not None and os.path.dirname(trace.tb_frame.f_code.co_filename) == here:
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace)).splitlines()

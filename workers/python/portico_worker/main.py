@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 
+from . import compat, openapi, settings
 from . import page as pages
 from . import script as scripts
 from .log import LOGGER, Logs
@@ -32,19 +33,29 @@ def main() -> int:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # nothing can be canceled before init() has returned
     logs = Logs()
     try:
-        logs.configure(scripts.directories())
+        compat.offer()
+        settings.load()
+        configure(logs)
         script = _prepare(page)
-    except scripts.ScriptError as error:
+        loop = Loop(listener, page, script, openapi.Documents(script.run), logs)
+    except settings.ScriptError as error:
         _log.error("%s", error)
         page.fail(error.kind, str(error))
         logs.end_request()
         return _leave(EXIT_SCRIPT)
-    loop = Loop(listener, page, script, logs)
     loop.listen_to_signals()
     page.set_state(pages.READY)
     loop.serve()
     logs.end_request()
     return _leave(0)
+
+
+def configure(logs: Logs) -> None:
+    """Let a logging.json beside the script take over; raises ScriptError."""
+    try:
+        logs.configure(settings.directories())
+    except Exception as error:
+        raise settings.ScriptError(pages.SCRIPT, f"logging.json cannot be used: {scripts.describe(error)}") from None
 
 
 def _prepare(page: pages.Page) -> scripts.Script:
@@ -56,7 +67,7 @@ def _prepare(page: pages.Page) -> scripts.Script:
     except BaseException as error:
         _log.error("init() raised %s", type(error).__name__, exc_info=error)
         scripts.log_model_tree()
-        raise scripts.ScriptError(pages.INIT, f"init() raised {scripts.describe(error)}") from None
+        raise settings.ScriptError(pages.INIT, f"init() raised {scripts.describe(error)}") from None
     _log.info("init() has returned")
     return script
 

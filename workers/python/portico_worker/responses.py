@@ -1,22 +1,19 @@
-"""What run() may return, and the names that scripts import to say more than a value.
+"""What run() may return, and how it is sent.
 
-Scripts written for the reference server import AMLResponse from `azureml_inference_server_http.api.aml_response`.
-Where that package is installed its own class is used; elsewhere the one below stands in under the same name, and
-names that this server does not support yet fail on import with a sentence that says so.
+Scripts written for the reference server import AMLResponse from its package. Where that is installed its own class is
+used; elsewhere the one below stands in under the same name (see compat.py).
 """
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.machinery
 import json
-import sys
-from collections.abc import Sequence
-from types import ModuleType
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from . import hints
+from .rawhttp import Headers
+
 _PLAIN = frozenset((dict, list, str, int, float, bool, tuple))
-_PACKAGE = "azureml_inference_server_http"
 _CONNECTION_FIELDS = {
     "connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
 }  # fmt: skip
@@ -28,7 +25,7 @@ class Unusable(Exception):
 
 
 class AMLResponse:
-    """An answer with a status and headers of the script's choice."""
+    """An answer with a status and headers of the script's choice. A message that is an iterator is streamed."""
 
     def __init__(
         self,
@@ -39,35 +36,121 @@ class AMLResponse:
         run_function_failed: bool = False,
     ) -> None:
         self.status_code = int(status_code)
-        self.headers: list[tuple[str, str]] = []
-        given = {name.lower() for name in response_headers or {}}
+        self.headers = Headers()
+        self._pieces: Iterable[Any] | None = None
+        self._data = b""
+        self.headers.add("Content-Type", "text/html; charset=utf-8")
         if message is None or json_str:
             self._data = json.dumps({} if message is None else message).encode()
-            content_type = "application/json"
+            self.headers["Content-Type"] = "application/json"
+        elif isinstance(message, (str, bytes, bytearray)):
+            self._data = encode_piece(message)
+        elif hasattr(message, "__len__"):
+            self._data = b"".join(encode_piece(piece) for piece in message)
         else:
-            self._data = message.encode() if isinstance(message, str) else bytes(message)
-            content_type = "text/html; charset=utf-8"
-        if "content-type" not in given:
-            self.headers.append(("Content-Type", content_type))
-        self.headers.append(("x-ms-run-function-failed", str(bool(run_function_failed))))
+            self._pieces = iter(message)
+        self.headers.set("x-ms-run-function-failed", bool(run_function_failed))
+        if any(name.lower() == "content-type" for name in response_headers or {}):
+            self.headers.remove("Content-Type")
         for name, value in (response_headers or {}).items():
-            self.headers += [(name, part.strip()) for part in value.split(",")]
+            for part in value.split(","):
+                self.headers.add(name, part.strip())
 
-    def get_data(self) -> bytes:
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the body is made while it is sent."""
+        return self._pieces is not None
+
+    @property
+    def data(self) -> bytes:
         """The body."""
-        return self._data
+        return bytes(self.get_data())
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        self.set_data(value)
+
+    @property
+    def content_type(self) -> str:
+        """The field Content-Type."""
+        return str(self.headers.get("Content-Type", ""))
+
+    @content_type.setter
+    def content_type(self, value: str) -> None:
+        self.headers["Content-Type"] = value
+
+    @property
+    def mimetype(self) -> str:
+        """Content-Type without parameters."""
+        return self.content_type.split(";")[0].strip()
+
+    @mimetype.setter
+    def mimetype(self, value: str) -> None:
+        self.content_type = f"{value}; charset=utf-8" if value.startswith("text/") else value
+
+    def get_data(self, as_text: bool = False) -> Any:
+        """The body; that of a stream is read to its end first."""
+        if self._pieces is not None:
+            self._data, self._pieces = b"".join(encode_piece(piece) for piece in self._pieces), None
+        return self._data.decode() if as_text else self._data
+
+    def set_data(self, value: Any) -> None:
+        """Replace the body."""
+        self._data, self._pieces = encode_piece(value), None
+
+    def iter_encoded(self) -> Iterator[bytes]:
+        """The body in pieces."""
+        for piece in (self._data,) if self._pieces is None else self._pieces:
+            yield encode_piece(piece)
+
+    def close(self) -> None:
+        """End a stream before its end."""
+        close = getattr(self._pieces, "close", None)
+        if close is not None:
+            close()
+
+
+def encode_piece(piece: Any) -> bytes:
+    """Text as UTF-8, bytes as they are; raises TypeError for anything else."""
+    if isinstance(piece, str):
+        return piece.encode()
+    if isinstance(piece, (bytes, bytearray, memoryview)):
+        return bytes(piece)
+    raise TypeError(f"a body is made of str or bytes, not {type(piece).__name__}")
 
 
 class Answer:
     """What is sent: status, body, fields of the script (encoded, with line ends) and whether run() failed softly."""
 
-    __slots__ = ("body", "failed", "fields", "status")
+    __slots__ = ("body", "failed", "fields", "status", "stream")
 
-    def __init__(self, status: int, body: bytes, fields: bytes, failed: bool) -> None:
+    def __init__(self, status: int, body: bytes, fields: bytes, failed: bool, stream: Stream | None = None) -> None:
         self.status = status
         self.body = body
         self.fields = fields
         self.failed = failed
+        self.stream = stream  # in place of body
+
+
+class Stream:
+    """A body that is made while it is sent. Everything here may run code of the script, and raise."""
+
+    __slots__ = ("_pieces", "_response")
+
+    def __init__(self, response: Any) -> None:
+        self._response = response
+        self._pieces = iter(response.iter_encoded())
+
+    def piece(self) -> bytes:
+        """The next bytes; empty at the end."""
+        for piece in self._pieces:
+            if piece:
+                return encode_piece(piece)
+        return b""
+
+    def close(self) -> None:
+        """Let the script tidy up."""
+        self._response.close()
 
 
 def encode(value: Any) -> bytes:
@@ -84,15 +167,21 @@ def convert(result: Any) -> Answer:
     try:
         body = encode(result)
     except (TypeError, ValueError, RecursionError) as error:
-        raise Unusable(f"run() returned {type(result).__name__}, which is not JSON: {error}") from None
+        raise Unusable(
+            f"run() returned {type(result).__name__}, which is not JSON{hints.of_result(result)}: {error}"
+        ) from None
     return Answer(200, body, b"content-type: application/json\r\n", False)
 
 
 def _from_response(response: Any) -> Answer:
     """AMLResponse of either origin, or any Flask response."""
+    stream = None
     try:
         status = int(response.status_code)
-        body = bytes(response.get_data())
+        if getattr(response, "is_streamed", False) or getattr(response, "direct_passthrough", False):
+            stream, body = Stream(response), b""
+        else:
+            body = bytes(response.get_data())
         pairs = list(response.headers.items()) if hasattr(response.headers, "items") else list(response.headers)
     except Exception as error:
         raise Unusable(f"run() returned a {type(response).__name__} that cannot be read: {error}") from None
@@ -112,36 +201,4 @@ def _from_response(response: Any) -> Answer:
         if not lower.isascii() or not lower.replace("-", "").replace("_", "").isalnum() or not line.isprintable():
             raise Unusable(f"run() returned a header {name!r} that cannot be sent")
         fields += line.encode("latin-1", "replace") + b"\r\n"
-    return Answer(status, body, fields, failed)
-
-
-def _unsupported(name: str) -> Any:
-    def refuse(*_: Any, **__: Any) -> Any:
-        raise NotImplementedError(f"{name} is not supported by this server yet; return AMLResponse from a plain run()")
-
-    return refuse
-
-
-class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Stands last on sys.meta_path, so that an installed package always wins."""
-
-    _names = (_PACKAGE, _PACKAGE + ".api", _PACKAGE + ".api.aml_request", _PACKAGE + ".api.aml_response")
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if fullname not in self._names:
-            return None
-        return importlib.machinery.ModuleSpec(fullname, self, is_package=not fullname.startswith(_PACKAGE + ".api.aml"))
-
-    def exec_module(self, module: ModuleType) -> None:
-        if module.__name__.endswith(".aml_response"):
-            module.__dict__["AMLResponse"] = AMLResponse
-        if module.__name__.endswith(".aml_request"):
-            module.__dict__["AMLRequest"] = _unsupported("AMLRequest")
-            module.__dict__["rawhttp"] = _unsupported("@rawhttp")
-
-
-def offer() -> None:
-    """Make the names importable."""
-    sys.meta_path.append(_Finder())
+    return Answer(status, body, fields, failed, stream)

@@ -13,57 +13,107 @@ import urllib.parse
 from types import ModuleType
 from typing import Any, Callable
 
-from . import page, responses
+from . import compat, flaskbridge, hints, page, rawhttp, settings
 from .http1 import Refused, Request
 from .log import LOGGER
+from .settings import ScriptError
 
-DEFAULT_APP_ROOT = "/var/azureml-app"
 MODULE = "entry_module"  # the name under which the script is imported
 TREE_LINES = 200  # of the model folder, logged when init fails
 
 _log = logging.getLogger(LOGGER)
 
-# Settings of the reference server that nothing here acts on: named in the log rather than ignored in silence.
-_UNUSED = ("AZUREML_CONFIG_FILE", "AZUREML_DEBUG_PORT", "AML_CORS_ORIGINS", "AML_MODEL_DC_STORAGE_ENABLED")
-
-
-class ScriptError(Exception):
-    """The worker cannot serve. The message is one sentence for the person who deployed the script."""
-
-    def __init__(self, kind: int, reason: str) -> None:
-        super().__init__(reason)
-        self.kind = kind
-
 
 class Script:
     """A loaded scoring script."""
 
-    def __init__(self, init: Callable[[], Any], run: Callable[..., Any], parameter: str, wants_headers: bool) -> None:
-        self.init = init
+    def __init__(self, module: ModuleType, run: Callable[..., Any], style: _Style) -> None:
         self.run = run
-        self.parameter = parameter
-        self.wants_headers = wants_headers
+        self.any_method = style.raw  # OPTIONS and HEAD too are run()'s business
+        self._init: Callable[[], Any] = module.init
+        self._style = style
+        self._flask: flaskbridge.Application | None = None
+
+    def init(self) -> None:
+        """Run the script's init()."""
+        self._init()
+        if flaskbridge.imported():
+            self._flask = flaskbridge.Application()
 
     def bind(self, request: Request) -> Callable[[], Any]:
         """Convert the input. The result calls run(); raises Refused for input that run() never sees."""
-        run = self.run
-        data = raw_data(request)
-        if not self.wants_headers:
+        run, style, flask = self.run, self._style, self._flask
+        if flask is None and not style.special:
+            data = raw_data(request)
             return lambda: run(data)
-        arguments = {self.parameter: data, "request_headers": headers(request)}
+        arguments: dict[str, Any] = {}
+        if style.fields is not None:
+            arguments = named_data(request, style.fields)
+        elif not style.raw:
+            arguments = {style.parameter: raw_data(request)}
+        elif flask is None:
+            arguments = {style.parameter: rawhttp.AMLRequest(request)}
+        if style.wants_headers:
+            arguments["request_headers"] = dict(rawhttp.fields_of(request))
+        if flask is not None:
+            application, name = flask, style.parameter if style.raw else None
+            return lambda: application.within(request, run, name, arguments)
         return lambda: run(**arguments)
+
+
+class _Style:
+    """How run() wants its input: text, named values of a JSON object (fields), or the whole request (raw)."""
+
+    def __init__(self, parameters: list[inspect.Parameter], raw: bool, decorated: bool) -> None:
+        data = [p for p in parameters if p.name != "request_headers"]
+        self.parameter = data[0].name
+        self.wants_headers = len(data) != len(parameters)
+        self.raw = raw
+        self.fields = data if decorated else None
+        keyword = data[0].kind is inspect.Parameter.KEYWORD_ONLY
+        self.special = raw or decorated or self.wants_headers or keyword
 
 
 def raw_data(request: Request) -> str:
     """What an undecorated run() takes: the body as text, or for GET the query as a JSON object."""
     if request.method == b"GET":
-        pairs = urllib.parse.parse_qs(request.query.decode("ascii"), keep_blank_values=True)
-        values = {name: [_value(v) for v in given] for name, given in pairs.items()}
-        return json.dumps({name: given[0] if len(given) == 1 else given for name, given in values.items()})
+        return json.dumps(_query(request))
     try:
         return request.body.decode()
-    except UnicodeDecodeError:
-        raise Refused(400, "Input request does not contain valid UTF-8.") from None
+    except UnicodeDecodeError as error:
+        raise Refused(400, f"Input cannot be decoded as UTF-8: {error}") from None
+
+
+def named_data(request: Request, parameters: list[inspect.Parameter]) -> dict[str, Any]:
+    """What a run() with @input_schema takes: members of the JSON object in the body, or of the query."""
+    values = _query(request) if request.method == b"GET" else _object(request)
+    found = {p.name: values.get(p.name, p.default) for p in parameters}
+    for name, value in found.items():
+        if value is inspect.Parameter.empty:
+            raise Refused(400, f"A value is not provided for the {name!r} parameter.")
+    return found
+
+
+def _object(request: Request) -> dict[str, Any]:
+    kind = request.fields.get(b"content-type", b"").split(b";")[0].strip().lower()
+    if not rawhttp.is_json(kind.decode("latin-1")):
+        raise Refused(415, "Expects Content-Type to be application/json")
+    if not request.body:
+        raise Refused(400, "POST body is empty. Expecting a JSON dictionary.")
+    try:
+        value = json.loads(request.body)
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, f"POST body could not be decoded as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise Refused(400, "POST body should be a JSON dictionary.")
+    return value
+
+
+def _query(request: Request) -> dict[str, Any]:
+    """Each value as JSON where it is JSON, and a list where a name comes more than once."""
+    pairs = urllib.parse.parse_qs(request.query.decode("ascii"), keep_blank_values=True)
+    values = {name: [_value(v) for v in given] for name, given in pairs.items()}
+    return {name: given[0] if len(given) == 1 else given for name, given in values.items()}
 
 
 def _value(text: str) -> Any:
@@ -73,40 +123,37 @@ def _value(text: str) -> Any:
         return text
 
 
-def headers(request: Request) -> dict[str, str]:
-    """The request's fields under the names that WSGI servers give them: Content-Type, X-Ms-Request-Id."""
-    return {
-        name.decode().title(): value.strip().decode("latin-1")
-        for name, value in request.fields.items()
-        if not name.startswith(b"x-portico-")
-    }
-
-
 def load() -> Script:
     """Import the script that the environment names and check its contract; raises ScriptError."""
-    for name in _UNUSED:
-        if os.environ.get(name, "").lower() not in ("", "false"):
-            _log.warning("%s is set, but this server does not act on it", name)
-    root = os.environ.get("AML_APP_ROOT") or DEFAULT_APP_ROOT
+    root = settings.app_root()
     entry = os.environ.get("AZUREML_ENTRY_SCRIPT", "")
-    path = os.path.join(root, *entry.split("/")) if entry else ""
+    path = os.path.join(root, entry) if entry else ""
     _prepare_path(root, path)
-    responses.offer()
+    _await_debugger()
     module = _import(entry, path)
     for name in ("init", "run"):
         if not callable(getattr(module, name, None)):
             raise ScriptError(page.SCRIPT, f"the scoring script {entry or 'main.py'} has no function {name}()")
+    # Generated driver modules forward run() wrongly when it is decorated: theirs is passed over, their init() is not.
     inner = getattr(module, "driver_module", None)
     run = inner.run if isinstance(inner, ModuleType) and callable(getattr(inner, "run", None)) else module.run
-    parameter, wants_headers = _check(run)
-    return Script(module.init, run, parameter, wants_headers)
+    style = _check(run)
+    hints.look(run)
+    return Script(module, run, style)
 
 
-def directories() -> list[str]:
-    """Where configuration beside the script may lie."""
-    root = os.environ.get("AML_APP_ROOT") or DEFAULT_APP_ROOT
-    entry = os.path.dirname(os.environ.get("AZUREML_ENTRY_SCRIPT", ""))
-    return [root, os.path.join(root, entry)]
+def _await_debugger() -> None:
+    """Connect to the debugger that the environment names, and wait for it; raises ScriptError."""
+    port = settings.number("AZUREML_DEBUG_PORT", 0)
+    if not port:
+        return
+    _log.warning("AZUREML_DEBUG_PORT is set: waiting for a debugger at port %d", port)
+    try:
+        debugpy = importlib.import_module("debugpy")
+        debugpy.connect(port)
+        debugpy.wait_for_client()
+    except Exception as error:
+        raise ScriptError(page.SCRIPT, f"AZUREML_DEBUG_PORT is set, but {describe(error)}") from None
 
 
 def _prepare_path(root: str, path: str) -> None:
@@ -147,18 +194,17 @@ def _import(entry: str, path: str) -> ModuleType:
         raise ScriptError(page.IMPORT, f"importing {entry or 'main.py'} raised {describe(error)}") from None
 
 
-def _check(run: Callable[..., Any]) -> tuple[str, bool]:
-    """Find the parameter that takes the data, and whether run() takes the request's headers."""
+def _check(run: Callable[..., Any]) -> _Style:
+    """Find out how run() wants its input; raises ScriptError where that contradicts itself."""
 
     def bad(reason: str) -> ScriptError:
         return ScriptError(page.SCRIPT, reason)
 
-    raw = sys.modules.get("azureml_inference_server_http.api.aml_request")
-    if getattr(raw, "_rawHttpRequested", False):
-        raise bad("run() is decorated with @rawhttp, which this server does not support yet")
-    schema: ModuleType | None = sys.modules.get("inference_schema.schema_util")
-    if schema is not None and schema.is_schema_decorated(run):
-        raise bad("run() is decorated with @input_schema or @output_schema, which this server does not support yet")
+    raw = compat.takes_the_request()
+    schemas = compat.schema_module()
+    decorated = schemas is not None and schemas.is_schema_decorated(run)
+    if raw and decorated:
+        raise bad("run() cannot be decorated with both @rawhttp and @input_schema")
     if inspect.iscoroutinefunction(run):
         raise bad("run() is a coroutine function; it must be a plain function")
     try:
@@ -168,14 +214,13 @@ def _check(run: Callable[..., Any]) -> tuple[str, bool]:
     for p in parameters:
         if p.kind not in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD):
             raise bad("run() cannot accept positional-only arguments, *args, or **kwargs")
-    wants_headers = any(p.name == "request_headers" for p in parameters)
     data = [p for p in parameters if p.name != "request_headers"]
     if not data:
         raise bad("run() must accept a parameter for the input data")
     more = [p.name for p in data[1:] if p.default is p.empty]
-    if more:
+    if more and not decorated:
         raise bad(f"run() takes more than one input parameter ({', '.join(more)}), which needs @input_schema")
-    return data[0].name, wants_headers or data[0].kind is inspect.Parameter.KEYWORD_ONLY
+    return _Style(parameters, raw, decorated)
 
 
 def describe(error: BaseException) -> str:

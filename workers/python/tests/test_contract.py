@@ -103,7 +103,7 @@ def test_routes(start: Start) -> None:
     assert (worker.ask("GET", "/").status, worker.ask("GET", "/").text) == (200, "Healthy")
     assert worker.ask("HEAD", "/").body == b""
     assert worker.ask("POST", "/").status == 405
-    for path in ("/nothing", "/score/", "/swagger.json"):
+    for path in ("/nothing", "/score/"):
         answer = worker.ask("GET", path)
         assert answer.status == 404 and "message" in json.loads(answer.text)
 
@@ -152,7 +152,12 @@ def test_aml_response(start: Start) -> None:
         ("def init(: pass\n", 1, "importing score.py raised SyntaxError"),
         ("import no_such_module\n", 1, "raised ModuleNotFoundError: No module named 'no_such_module'"),
         ("from azureml_inference_server_http.api.aml_request import rawhttp\n"
-         "def init(): pass\n@rawhttp\ndef run(r): pass\n", 1, "@rawhttp is not supported by this server yet"),
+         "from inference_schema.schema_decorators import input_schema\n"
+         "from inference_schema.parameter_types.standard_py_parameter_type import StandardPythonParameterType as P\n"
+         "def init(): pass\n@rawhttp\n@input_schema('r', P(1))\ndef run(r): pass\n", 1,
+         "cannot be decorated with both @rawhttp and @input_schema"),
+        ("from inference_schema.parameter_types.spark_parameter_type import SparkParameterType\n", 1,
+         "needs the package inference-schema with its extra pyspark-support"),
         ("raise RuntimeError('disk\\nis gone')\n", 2, "importing score.py raised RuntimeError: disk is gone"),
         ("import sys\ndef init(): sys.exit(5)\ndef run(d): pass\n", 3, "init() raised SystemExit: 5"),
         ("def init(): raise ValueError('no such column')\ndef run(d): pass\n", 3,
