@@ -50,6 +50,7 @@ type Exchange struct {
 	authorization string
 	authorized    int // number of Authorization fields
 	pinned        string
+	described     bool              // asks what the script takes and gives, not for a score
 	shadow        *route.Deployment // gets a copy; nil: nobody
 }
 

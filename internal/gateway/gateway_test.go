@@ -337,7 +337,7 @@ func TestRefusals(t *testing.T) {
 		"no path":          {"POST", "/nothing", "", nil, 404, "route_not_found", ""},
 		"only endpoint":    {"POST", "/endpoints/my-endpoint", "", nil, 404, "route_not_found", ""},
 		"sub path":         {"POST", score + "/more", "", nil, 404, "route_not_found", ""},
-		"swagger":          {"GET", "/endpoints/my-endpoint/swagger.json", "", nil, 404, "route_not_found", ""},
+		"swagger by POST":  {"POST", "/endpoints/my-endpoint/swagger.json", "", nil, 404, "route_not_found", ""},
 		"empty name":       {"POST", "/endpoints//score", "", nil, 404, "route_not_found", ""},
 		"long name":        {"POST", "/endpoints/" + strings.Repeat("x", 400) + "/score", "", nil, 404, "endpoint_not_found", ""},
 		"method":           {"PUT", score, "x", nil, 405, "method_not_allowed", ""},
@@ -382,6 +382,25 @@ func TestRefusals(t *testing.T) {
 	r := s.do("POST", score, "")
 	if _, message := r.errorCode(t); r.status != 404 || !strings.HasPrefix(message, "No valid deployments to route to.") {
 		t.Errorf("no deployment: %d %q", r.status, message)
+	}
+}
+
+// TestDescription: the document of a script comes from an instance of the deployment, under its own path.
+func TestDescription(t *testing.T) {
+	s := newSite(t, gateway.Config{}, gateway.ServerConfig{})
+	s.instance("i1", func(_ context.Context, call *inference.Call) (*inference.Answer, error) {
+		return answer(200, call.Method+" "+call.Path+"?"+call.Query), nil
+	})
+	s.set(blue("i1"))
+	r := s.do("GET", "/endpoints/my-endpoint/swagger.json?version=3", "")
+	if r.status != 200 || r.body != "GET /swagger.json?version=3" {
+		t.Errorf("%d %q", r.status, r.body)
+	}
+	if r := s.do("GET", "/endpoints/my-endpoint/swagger.json", "", "Authorization", "Bearer wrong"); r.status != 401 {
+		t.Errorf("without a key: %d", r.status)
+	}
+	if r := s.do("GET", score, ""); r.body != "GET /score?" {
+		t.Errorf("a score afterwards: %q", r.body)
 	}
 }
 

@@ -21,6 +21,7 @@ const (
 	pathHealth    = "/"
 	pathEndpoints = "/endpoints/"
 	pathScore     = "/score"
+	pathSwagger   = "/swagger.json" // GET: the script's OpenAPI document, asked of an instance
 )
 
 // Serve answers one request and records it. ctx ends when the caller hangs up. When Serve returns the answer has
@@ -66,7 +67,8 @@ func (g *Gateway) serve(ctx context.Context, x *Exchange) {
 		return
 	}
 	x.record.Endpoint = endpoint.Name
-	if path != pathScore {
+	x.described = path == pathSwagger && x.Method == http.MethodGet
+	if path != pathScore && !x.described {
 		x.refuse(refusalNoRoute)
 		return
 	}
@@ -88,7 +90,7 @@ func (g *Gateway) serve(ctx context.Context, x *Exchange) {
 		return
 	}
 	x.record.Deployment = chosen.Name
-	if x.pinned == "" {
+	if x.pinned == "" && !x.described {
 		x.shadow = endpoint.Shadow(rand2.Uint32())
 	}
 	g.score(ctx, x, chosen, v)
@@ -119,8 +121,12 @@ func (g *Gateway) admit(ctx context.Context, x *Exchange, d *deployment, deadlin
 	}
 	x.slot = slot{of: d, size: size}
 	defer x.slot.free()
+	path := pathScore
+	if x.described {
+		path = pathSwagger
+	}
 	x.call = inference.Call{
-		ID: x.record.RequestID, ClientID: x.record.ClientRequestID, Method: x.Method, Path: pathScore, Query: x.Query,
+		ID: x.record.RequestID, ClientID: x.record.ClientRequestID, Method: x.Method, Path: path, Query: x.Query,
 		Header: x.Header, Body: x.body, Deadline: deadline,
 	}
 	g.forward(ctx, x)
