@@ -27,6 +27,7 @@ type azCall struct {
 	values  azValues
 	user    *azUser
 	global  globalFlags
+	found   place // the server as it was found, before who signed in got a token for it
 }
 
 func (c *azCall) one(key string) string { return c.values.one(key) }

@@ -76,6 +76,7 @@ func azAccount() []azCommand {
 func (c *azCall) bearer(ctx context.Context) func(place) (online.Secret, error) {
 	return func(p place) (online.Secret, error) {
 		l := c.user.Login
+		c.found = p
 		if l.Token != "" && l.Server == p.ManagementURL && time.Until(time.Unix(l.Expires, 0)) > azTokenSpare {
 			return online.Secret(l.Token), nil
 		}
@@ -179,18 +180,18 @@ func (c *client) askToken(ctx context.Context, req *http.Request) (azToken, erro
 
 // token gets a token for a resource as whoever this command line acts for.
 func (c *azCall) token(ctx context.Context, s *session, resource string) (azToken, *azClaims, error) {
-	login := c.user.Login
-	if login == nil {
-		if claims, err := readClaims(s.client.place.Token.Reveal()); err == nil {
-			if resource != azManagement {
-				return azToken{}, nil, fmt.Errorf("%s is a token itself and cannot be exchanged for one for %s; sign in with `az login`",
-					envToken, resource)
-			}
-			return azToken{s.client.place.Token, time.Unix(claims.Expires, 0)}, claims, nil
-		}
-		login = &azLogin{Kind: azIdentity}
+	login, at := c.user.Login, c.found
+	have, err := readClaims(s.client.place.Token.Reveal())
+	switch {
+	case err == nil && resource == azManagement:
+		return azToken{s.client.place.Token, time.Unix(have.Expires, 0)}, have, nil
+	case err == nil && login == nil:
+		return azToken{}, nil, fmt.Errorf("%s is a token itself and cannot be exchanged for one for %s; sign in with `az login`",
+			envToken, resource)
+	case login == nil:
+		login, at = &azLogin{Kind: azIdentity}, s.client.place
 	}
-	t, err := c.fetchToken(ctx, login, s.client.place, resource)
+	t, err := c.fetchToken(ctx, login, at, resource)
 	if err != nil {
 		return azToken{}, nil, err
 	}

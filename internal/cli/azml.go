@@ -119,6 +119,9 @@ func runML(ctx context.Context, c *azCall) error {
 			}
 		}
 	}
+	if c.values.on("no-wait") {
+		c.global.quiet = true // who does not wait is told nothing
+	}
 	return c.execute(ctx, append(line, c.globals()...))
 }
 
