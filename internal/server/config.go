@@ -13,6 +13,7 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
+	"portico/internal/cost"
 	"portico/internal/intercept"
 	"portico/internal/online"
 )
@@ -38,6 +39,7 @@ type Config struct {
 	StartTimeout      time.Duration
 	MaxRequestBytes   int64
 	RequestMemory     int64
+	MirrorMemory      int64
 	Overcommit        string
 	PythonPolicy      string
 	Isolation         string
@@ -48,6 +50,7 @@ type Config struct {
 	LogLevel          string
 	LogFormat         string
 	InstanceTypes     []online.InstanceType
+	Prices            cost.Prices
 }
 
 // Setting describes one configurable value.
@@ -76,8 +79,8 @@ const (
 	mebibyte = 1 << 20
 )
 
-// Settings lists everything that can be set, in the order in which people read it. instance_types is a list
-// and lives in the configuration file only.
+// Settings lists everything that can be set, in the order in which people read it. instance_types and
+// prices are lists and live in the configuration file only.
 func Settings() []Setting {
 	return []Setting{
 		{Key: "data_dir", Default: "~/.portico", Usage: "directory that holds everything the server keeps", set: func(c *Config, v string) (err error) { c.DataDir, err = expand(v); return }},
@@ -107,6 +110,7 @@ func Settings() []Setting {
 		{Key: "start_timeout", Default: "30m", Usage: "how long a deployment's instances may take to become ready", set: duration(func(c *Config) *time.Duration { return &c.StartTimeout })},
 		{Key: "max_request_bytes", Default: strconv.Itoa(100 * mebibyte), Usage: "largest body of a scoring request; 413 beyond it", set: number(func(c *Config) *int64 { return &c.MaxRequestBytes })},
 		{Key: "request_memory_bytes", Default: strconv.Itoa(512 * mebibyte), Usage: "memory for the bodies of all requests in flight; 429 beyond it", set: number(func(c *Config) *int64 { return &c.RequestMemory })},
+		{Key: "mirror_memory_bytes", Default: strconv.Itoa(64 * mebibyte), Usage: "memory for copies of requests to shadow deployments; copies beyond it are dropped", set: number(func(c *Config) *int64 { return &c.MirrorMemory })},
 		{Key: "overcommit", Default: "allow", Usage: "allow: instance types are ceilings; strict: refuse what the machine cannot hold", set: oneOf(func(c *Config) *string { return &c.Overcommit }, "allow", "strict")},
 		{Key: "python_version_policy", Default: "nearest", Usage: "when the asked Python is not here: nearest (with a warning) or strict", set: oneOf(func(c *Config) *string { return &c.PythonPolicy }, "nearest", "strict")},
 		{Key: "isolation", Default: "auto", Usage: "auto: as much as the machine allows; required: refuse to start without user ids, mounts and cgroups", set: oneOf(func(c *Config) *string { return &c.Isolation }, "auto", "required")},
@@ -153,6 +157,7 @@ func Load(src Sources) (Config, []Value, error) {
 		}
 		values = append(values, Value{Key: s.Key, Value: v, Source: from})
 	}
+	values = append(values, priceValue(cfg.Prices, len(cfg.InstanceTypes), path))
 	return cfg, values, errors.Join(faults...)
 }
 
@@ -184,8 +189,13 @@ func readFile(path string, explicit bool, settings []Setting, cfg *Config) (map[
 		return nil, fmt.Errorf("configuration %s: %w", path, err)
 	}
 	out := map[string]string{}
+	var prices priceList
 	for key, node := range raw {
 		switch {
+		case key == pricesKey:
+			if err := node.Load(&prices, yaml.WithKnownFields()); err != nil {
+				return nil, fmt.Errorf("configuration %s: prices: %w", path, err)
+			}
 		case key == "instance_types":
 			var extra []online.InstanceType
 			if err := node.Decode(&extra); err != nil {
@@ -201,6 +211,10 @@ func readFile(path string, explicit bool, settings []Setting, cfg *Config) (map[
 				return nil, fmt.Errorf("configuration %s: %w", path, err)
 			}
 		}
+	}
+	// The instance types of the file are known only now.
+	if cfg.Prices, err = prices.prices(cfg.InstanceTypes); err != nil {
+		return nil, fmt.Errorf("configuration %s: %w", path, err)
 	}
 	return out, nil
 }

@@ -23,6 +23,7 @@ func (s *serving) run(ctx context.Context) error {
 	s.gateway = gateway.New(gateway.Config{
 		Domain: s.cfg.Domain, InterceptDomain: s.interceptDomain(), Tokens: s.identities.Issuer(),
 		MaxRequestBytes: s.cfg.MaxRequestBytes, BufferBytes: s.cfg.RequestMemory,
+		MirrorBytes: s.cfg.MirrorMemory,
 	}, upstreams{s.engine}, s.telemetry, s.log)
 	s.front = gateway.NewServer(s.gateway, gateway.ServerConfig{}, s.log)
 	if err := s.renew(); err != nil {

@@ -271,6 +271,7 @@ func (s *serving) openControl(ctx context.Context) error {
 	s.control, err = control.New(ctx, control.Config{
 		Store: s.store, Artifacts: s.artifacts, Uploads: s.uploads, Catalogue: s.catalogue,
 		Waker: wake{}, Logs: logs{engine: s.engine, builds: s.builds}, Metrics: s.telemetry, Identities: s.identities,
+		Prices:   s.cfg.Prices,
 		Default:  online.WorkspaceID{Subscription: s.cfg.Subscription, ResourceGroup: s.cfg.ResourceGroup, Name: s.cfg.Workspace},
 		Location: s.cfg.Location, Now: s.now, Logger: s.log,
 	})
