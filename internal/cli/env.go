@@ -36,7 +36,6 @@ func (f *clientFlags) bind(c *cobra.Command) {
 	p.BoolVar(&f.direct, "no-intercept", false, "reach the server by its own address (the default)")
 	p.BoolVar(&f.passthrough, "passthrough", false, "with --intercept: insist that other hosts can be reached too (serve --intercept-passthrough)")
 	p.BoolVar(&f.keepCredentials, "keep-credentials", false, "leave the credentials of this shell as they are")
-	c.MarkFlagsMutuallyExclusive("intercept", "no-intercept")
 	must(c.MarkFlagDirname("data-dir"))
 }
 
@@ -45,7 +44,10 @@ const liveTimeout = 10 * time.Second
 
 // open finds the server, sees that it answers, and works out the environment for its clients.
 func (f *clientFlags) open(ctx context.Context, a *App) (*clientEnvironment, error) {
-	if f.passthrough && !f.intercept {
+	switch {
+	case f.intercept && f.direct:
+		return nil, usagef("--intercept and --no-intercept exclude each other")
+	case f.passthrough && !f.intercept:
 		return nil, usagef("--passthrough belongs to --intercept")
 	}
 	where, err := locate(f.dataDir, a.Getenv)
@@ -114,7 +116,6 @@ func (a *App) envCommand() *cobra.Command {
 	p.StringVar(&configFile, "config-file", "", "also write a config.json for MLClient.from_config() (default ./config.json)")
 	p.Lookup("config-file").NoOptDefVal = "config.json"
 	must(c.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(envFormats, cobra.ShellCompDirectiveNoFileComp)))
-	c.MarkFlagsMutuallyExclusive("unset", "check")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := checkEnvFormat(format); err != nil {
 			return err
@@ -124,6 +125,9 @@ func (a *App) envCommand() *cobra.Command {
 				return usagef("unexpected argument %q; to run a command use `portico run -- COMMAND`", args[0])
 			}
 			configFile = args[0]
+		}
+		if unset && (check || configFile != "") {
+			return usagef("--unset takes the variables back and does nothing else")
 		}
 		if unset {
 			return writeVariables(a.Out, format, newShell(a.Getenv).restore())

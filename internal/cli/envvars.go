@@ -53,25 +53,38 @@ var ownedVariables = append([]string{
 // shell is an environment as it was before `portico env` changed it.
 type shell struct {
 	getenv   func(string) string
-	changed  bool              // by an earlier `portico env`
-	previous map[string]string // what that one found
+	changed  bool               // by an earlier `portico env`
+	previous map[string]*string // what that one changed, with what it found; nil: nothing
 }
 
 func newShell(getenv func(string) string) *shell {
 	s := &shell{getenv: getenv, changed: getenv(envMode) != ""}
-	if text, err := base64.StdEncoding.DecodeString(getenv(envPrevious)); err == nil {
-		// What somebody else put there is treated as nothing: then --unset unsets.
-		_ = json.Unmarshal(text, &s.previous)
+	if !s.changed {
+		return s
+	}
+	text, err := base64.StdEncoding.DecodeString(getenv(envPrevious))
+	if err == nil {
+		err = json.Unmarshal(text, &s.previous)
+	}
+	if err != nil || s.previous == nil { // the note is lost: then all that may be ours is
+		s.previous = map[string]*string{}
+		for _, name := range ownedVariables {
+			s.previous[name] = nil
+		}
 	}
 	return s
 }
 
 // get is the value from before; empty: there was none.
 func (s *shell) get(name string) string {
-	if s.changed && slices.Contains(ownedVariables, name) {
-		return s.previous[name]
+	old, noted := s.previous[name]
+	switch {
+	case !noted:
+		return s.getenv(name)
+	case old == nil:
+		return ""
 	}
-	return s.getenv(name)
+	return *old
 }
 
 // restore lists what takes everything back.
@@ -80,11 +93,10 @@ func (s *shell) restore() []variable {
 		return nil
 	}
 	var out []variable
-	for _, name := range ownedVariables {
-		switch old := s.get(name); {
-		case old != "":
+	for _, name := range sortedKeys(s.previous) {
+		if old := s.get(name); old != "" {
 			out = append(out, variable{name: name, value: old})
-		case s.getenv(name) != "":
+		} else {
 			out = append(out, variable{name: name, unset: true})
 		}
 	}
@@ -155,31 +167,23 @@ func (e *clientEnvironment) takeAway(out []variable, names ...string) []variable
 	return out
 }
 
-// remember adds what an earlier call left and this one does not touch, and the note of what was there before.
+// remember adds what takes back what an earlier call did and this one does not, and the note of what was there before.
 func (e *clientEnvironment) remember(out []variable, mode string) []variable {
-	touched, previous := map[string]bool{}, map[string]string{}
+	previous := map[string]*string{}
 	for _, v := range out {
-		touched[v.name] = true
+		previous[v.name] = nil
 		if old := e.before.get(v.name); old != "" {
-			previous[v.name] = old
+			previous[v.name] = &old
 		}
 	}
-	if e.before.changed {
-		for _, v := range e.before.restore() {
-			if !touched[v.name] && v.name != envMode && v.name != envPrevious {
-				out = append(out, v)
-			}
+	for _, v := range e.before.restore() {
+		if _, again := previous[v.name]; !again && v.name != envMode && v.name != envPrevious {
+			out = append(out, v)
 		}
 	}
-	out = append(out, variable{name: envMode, value: mode})
-	if len(previous) > 0 {
-		text, _ := json.Marshal(previous) // a map of texts always marshals, with its keys in order
-		return append(out, variable{name: envPrevious, value: base64.StdEncoding.EncodeToString(text)})
-	}
-	if e.before.getenv(envPrevious) != "" {
-		out = append(out, variable{name: envPrevious, unset: true})
-	}
-	return out
+	note, _ := json.Marshal(previous) // a map of texts always marshals, with its keys in order
+	return append(out, variable{name: envMode, value: mode},
+		variable{name: envPrevious, value: base64.StdEncoding.EncodeToString(note)})
 }
 
 // identityURL is where a managed identity asks for tokens: without TLS on this machine, else at the management API.
@@ -245,9 +249,12 @@ func checkEnvFormat(format string) error {
 }
 
 // writeVariables prints variables. sh is for eval; dotenv has no way to take one away, so it says so in a comment;
-// in JSON null takes away.
+// in JSON null takes away. Only the shell that evaluates them gets the note of its own past, which may hold secrets.
 func writeVariables(w io.Writer, format string, all []variable) error {
 	var b strings.Builder
+	if format != "sh" {
+		all = slices.DeleteFunc(slices.Clone(all), func(v variable) bool { return v.name == envPrevious })
+	}
 	if format == "json" {
 		b.WriteString("{")
 		for i, v := range all {
