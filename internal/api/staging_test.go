@@ -1,9 +1,13 @@
 package api
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io"
+	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -257,4 +261,84 @@ func TestInferenceConfig(t *testing.T) {
 		online.CodeNotImplemented, "properties.environmentId")
 	s.do("PUT", wsPath+"/environments/docker/versions/1",
 		`{"properties":{"build":{"contextUri":"https://x/y/","dockerfilePath":"Dockerfile"}}}`).wantError(400, online.CodeNotImplemented, "properties.build")
+}
+
+// noise is a stream that costs no memory.
+type noise struct{ n uint64 }
+
+func (r *noise) Read(p []byte) (int, error) {
+	for i := range p {
+		r.n = r.n*6364136223846793005 + 1442695040888963407
+		p[i] = byte(r.n >> 56)
+	}
+	return len(p), nil
+}
+
+// TestUploadMemory sends, registers and reads a model that is much larger than what the server may need for it.
+func TestUploadMemory(t *testing.T) {
+	const size, most = 64 << 20, 16 << 20
+	s := newSite(t)
+	q, path := s.sasToken(), s.URL+"/blobs/"+s.container()+"/big/model.bin"
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	req, err := http.NewRequest("PUT", path+"?"+q, io.LimitReader(&noise{}, size))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.ContentLength = size
+	req.Header.Set("x-ms-blob-type", "BlockBlob")
+	resp, err := s.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	s.register("models", "m", "1", "modelUri", "azureml://datastores/workspaceblobstore/paths/big").want(201)
+	resp, err = s.Client().Get(path + "?" + q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if n, err := io.Copy(io.Discard, resp.Body); n != size || err != nil {
+		t.Fatalf("read %d bytes, %v", n, err)
+	}
+	runtime.ReadMemStats(&after)
+	if used := after.TotalAlloc - before.TotalAlloc; used > most {
+		t.Errorf("%d MiB were allocated for %d MiB", used>>20, size>>20)
+	}
+}
+
+// TestInterruptedUpload leaves in the middle of a blob: there is none, and the next attempt is like the first.
+func TestInterruptedUpload(t *testing.T) {
+	s := newSite(t)
+	q, path := s.sasToken(), s.URL+"/blobs/"+s.container()+"/LocalUpload/h/model.bin"
+	ctx, cancel := context.WithCancel(context.Background())
+	body, feed := io.Pipe()
+	req, err := http.NewRequestWithContext(ctx, "PUT", path+"?"+q, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.ContentLength = 1 << 20
+	req.Header.Set("x-ms-blob-type", "BlockBlob")
+	ended := make(chan error, 1)
+	go func() {
+		resp, err := s.Client().Do(req)
+		if err == nil {
+			resp.Body.Close()
+		}
+		ended <- err
+	}()
+	if _, err := feed.Write(make([]byte, 1<<19)); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if err := <-ended; err == nil {
+		t.Fatal("half a blob was accepted")
+	}
+	feed.Close()
+	s.blob("HEAD", path, q, "").want(404)
+	s.register("models", "m", "1", "modelUri", "azureml://datastores/workspaceblobstore/paths/LocalUpload/h").want(400)
+	if !s.sdkUpload("LocalUpload/h/model.bin", "whole", q) {
+		t.Error("the second attempt was skipped")
+	}
+	s.register("models", "m", "1", "modelUri", "azureml://datastores/workspaceblobstore/paths/LocalUpload/h").want(201)
 }
