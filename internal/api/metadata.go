@@ -18,6 +18,10 @@ const (
 	publicCloudName     = "AzureCloud"
 	publicStorageSuffix = "core.windows.net"
 
+	publicManagementURL      = "https://management.azure.com"
+	publicManagementAudience = "https://management.core.windows.net/"
+	publicLoginURL           = "https://login.microsoftonline.com"
+
 	// portalURL is never fetched. Clients take what follows its second dot for the end of the audience of their
 	// tokens, https://ml.azure.com, which has to be one that the token service knows.
 	portalURL = "https://portal.azure.com/"
@@ -59,19 +63,18 @@ func (c *call) cloud() cloud {
 	d := cloud{
 		Name: CloudName, Portal: portalURL, ResourceManager: base,
 		Authentication: cloudAuthentication{
-			LoginEndpoint: base, Audiences: []string{base, "https://management.azure.com", "https://management.core.windows.net/"},
+			LoginEndpoint: base, Audiences: []string{base, publicManagementURL, publicManagementAudience},
 			Tenant: "common", IdentityProvider: "AAD",
 		},
 		Suffixes: cloudSuffixes{Storage: StorageSuffix, KeyVaultDNS: "vault." + StorageSuffix},
 	}
 	if c.api.StorageAccount != "" { // reached by Azure's own names
 		d.Name, d.Suffixes = publicCloudName, cloudSuffixes{Storage: publicStorageSuffix, KeyVaultDNS: "vault.azure.net"}
-		d.Authentication.LoginEndpoint = "https://" + publicLoginHost
+		d.Authentication.LoginEndpoint = publicLoginURL
+		d.Authentication.Audiences = []string{publicManagementAudience, publicManagementURL}
 	}
 	return d
 }
-
-const publicLoginHost = "login.microsoftonline.com"
 
 // storageAccount is the account name that datastores show.
 func (c *call) storageAccount() string {
