@@ -71,7 +71,8 @@ func (c *Claims) Managed() bool { return c.Resource != "" }
 
 // Scoring says whether this is a token for the endpoint with this UID and name, made by IssueScoring.
 func (c *Claims) Scoring(uid, name string) bool {
-	return c.Issuer == scoringName && c.Audience == scoringName && uid != "" && c.ServiceID == uid && equalFold(c.EndpointName, name)
+	return c.Issuer == scoringName && c.Audience == scoringName && uid != "" && c.ServiceID == uid &&
+		equalFold(c.EndpointName, name)
 }
 
 func equalFold(a, b string) bool { return len(a) == len(b) && equalFoldASCII(a, b) }

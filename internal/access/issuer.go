@@ -174,7 +174,8 @@ func (i *Issuer) IssueScoring(g ScoringGrant) (Token, error) {
 
 // IssueAssertion makes a token that a client presents in place of its secret. credential names the secret.
 func (i *Issuer) IssueAssertion(s Subject, credential string) (Token, error) {
-	return i.sign(AssertionLife, Claims{Issuer: i.url, Audience: AudienceExchange, Subject: s.AppID, Credential: credential})
+	return i.sign(AssertionLife, Claims{Issuer: i.url, Audience: AudienceExchange, Subject: s.AppID,
+		Credential: credential})
 }
 
 // VerifyAssertion checks a token of IssueAssertion and gives the client id and credential that it names.
@@ -249,8 +250,10 @@ func broken(err error) string {
 		err  error
 		text string
 	}{
-		{jwt.ErrTokenExpired, "it has expired"}, {jwt.ErrTokenNotValidYet, "it is not valid yet"}, {errUnknownKey, "its key is not known"},
-		{jwt.ErrTokenSignatureInvalid, "its signature or algorithm is wrong"}, {jwt.ErrTokenRequiredClaimMissing, "it lacks an expiry"},
+		{jwt.ErrTokenExpired, "it has expired"}, {jwt.ErrTokenNotValidYet, "it is not valid yet"},
+		{errUnknownKey, "its key is not known"},
+		{jwt.ErrTokenSignatureInvalid, "its signature or algorithm is wrong"},
+		{jwt.ErrTokenRequiredClaimMissing, "it lacks an expiry"},
 	} {
 		if errors.Is(err, known.err) {
 			return known.text

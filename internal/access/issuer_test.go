@@ -61,7 +61,8 @@ var (
 	service = access.Subject{ObjectID: "o-1", AppID: "a-1", Name: "ci"}
 	managed = access.Subject{ObjectID: "o-2", AppID: "o-2", Name: "fraud",
 		Resource: "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w/onlineEndpoints/fraud"}
-	grant = access.ScoringGrant{Subject: service, Endpoint: "fraud", UID: "u-1", Workspace: "w-1", Action: "score/action"}
+	grant = access.ScoringGrant{Subject: service, Endpoint: "fraud", UID: "u-1", Workspace: "w-1",
+		Action: "score/action"}
 )
 
 // parts decodes header and claims of a token as anybody would.
@@ -92,7 +93,8 @@ func resign(header, claims map[string]any, key online.Secret) string {
 	block, _ := pem.Decode([]byte(key.Reveal()))
 	private := must(x509.ParsePKCS8PrivateKey(block.Bytes)).(*rsa.PrivateKey)
 	sum := sha256.Sum256([]byte(text))
-	return text + "." + base64.RawURLEncoding.EncodeToString(must(rsa.SignPKCS1v15(nil, private, crypto.SHA256, sum[:])))
+	return text + "." + base64.RawURLEncoding.EncodeToString(must(rsa.SignPKCS1v15(nil, private, crypto.SHA256,
+		sum[:])))
 }
 
 func TestClaims(t *testing.T) {
@@ -105,17 +107,23 @@ func TestClaims(t *testing.T) {
 		want  map[string]any
 	}{
 		{"principal", must(i.Issue(service, "https://management.azure.com")), map[string]any{"iss": issuerURL,
-			"aud": "https://management.azure.com", "iat": now, "nbf": now, "exp": now + 3600, "sub": "o-1", "oid": "o-1", "appid": "a-1",
+			"aud": "https://management.azure.com", "iat": now, "nbf": now, "exp": now +
+				3600, "sub": "o-1", "oid": "o-1", "appid": "a-1",
 			"tid": tenant, "idtyp": "app", "app_displayname": "ci", "ver": "1.0"}},
-		{"managed", must(i.Issue(managed, "api://mine")), map[string]any{"iss": issuerURL, "aud": "api://mine", "iat": now, "nbf": now,
-			"exp": now + 3600, "sub": "o-2", "oid": "o-2", "appid": "o-2", "tid": tenant, "idtyp": "app", "app_displayname": "fraud",
-			"ver": "1.0", "xms_mirid": managed.Resource}},
+		{"managed", must(i.Issue(managed, "api://mine")), map[string]any{"iss": issuerURL, "aud": "api://mine",
+			"iat": now, "nbf": now,
+			"exp": now + 3600, "sub": "o-2", "oid": "o-2", "appid": "o-2", "tid": tenant, "idtyp": "app",
+			"app_displayname": "fraud",
+			"ver":             "1.0", "xms_mirid": managed.Resource}},
 		// The claims of Azure's own (azure-wire 3.7).
-		{"scoring", must(i.IssueScoring(grant)), map[string]any{"iss": "azureml", "aud": "azureml", "iat": now, "nbf": now,
-			"exp": now + 86400, "sub": "o-1", "oid": "o-1", "tid": tenant, "endpointName": "fraud", "serviceId": "u-1",
+		{"scoring", must(i.IssueScoring(grant)), map[string]any{"iss": "azureml", "aud": "azureml", "iat": now,
+			"nbf": now,
+			"exp": now + 86400, "sub": "o-1", "oid": "o-1", "tid": tenant, "endpointName": "fraud",
+			"serviceId":   "u-1",
 			"workspaceId": "w-1", "actions": []any{"score/action"}, "canRefresh": "False"}},
-		{"assertion", must(i.IssueAssertion(service, "c-1")), map[string]any{"iss": issuerURL, "aud": access.AudienceExchange,
-			"iat": now, "nbf": now, "exp": now + 30*86400, "sub": "a-1", "tid": tenant, "cred": "c-1"}},
+		{"assertion", must(i.IssueAssertion(service, "c-1")),
+			map[string]any{"iss": issuerURL, "aud": access.AudienceExchange,
+				"iat": now, "nbf": now, "exp": now + 30*86400, "sub": "a-1", "tid": tenant, "cred": "c-1"}},
 	} {
 		header, claims, signature := parts(t, one.token.Text.Reveal())
 		if id, _ := claims["jti"].(string); id == "" {
@@ -195,35 +203,41 @@ func TestForgedTokens(t *testing.T) {
 	der := must(x509.MarshalPKIXPublicKey(public))
 	at := c.t.Unix()
 	p := strings.Split(good, ".")
-	other := must(access.NewIssuer(access.IssuerConfig{URL: "https://other/v2.0", Tenant: tenant, Keys: []online.Secret{key1()}, Now: c.now}))
-	foreign := must(access.NewIssuer(access.IssuerConfig{URL: issuerURL, Tenant: "22222222-2222-2222-2222-222222222222",
+	other := must(access.NewIssuer(access.IssuerConfig{URL: "https://other/v2.0", Tenant: tenant,
 		Keys: []online.Secret{key1()}, Now: c.now}))
+	foreign := must(access.NewIssuer(access.IssuerConfig{URL: issuerURL,
+		Tenant: "22222222-2222-2222-2222-222222222222",
+		Keys:   []online.Secret{key1()}, Now: c.now}))
 	for what, token := range map[string]string{
 		"empty": "", "dots": "..", "text": "a.b.c", "two parts": p[0] + "." + p[1], "four parts": good + ".x",
-		"no signature":                   p[0] + "." + p[1] + ".",
-		"alg none":                       segment(with(header, map[string]any{"alg": "none"})) + "." + body + ".",
-		"alg None":                       segment(with(header, map[string]any{"alg": "None"})) + "." + body + "." + p[2],
-		"HS256 with the public key":      mac(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})),
-		"HS256 with its bytes":           mac(der),
-		"HS256 with nothing":             mac(nil),
-		"another algorithm":              resign(with(header, map[string]any{"alg": "PS256"}), claims, key1()),
-		"another of the family":          resign(with(header, map[string]any{"alg": "RS512"}), claims, key1()),
-		"no algorithm":                   resign(with(header, map[string]any{"alg": nil}), claims, key1()),
-		"unknown kid":                    resign(with(header, map[string]any{"kid": "x"}), claims, key1()),
-		"kid of another type":            resign(with(header, map[string]any{"kid": 1}), claims, key1()),
-		"no kid":                         resign(with(header, map[string]any{"kid": nil}), claims, key1()),
-		"another key under our kid":      resign(header, claims, key2()),
-		"a key of its own (jwk)":         resign(with(header, map[string]any{"kid": nil, "jwk": map[string]string{"kty": "RSA"}}), claims, key2()),
-		"claims changed":                 p[0] + "." + segment(with(claims, map[string]any{"oid": "o-9"})) + "." + p[2],
-		"expired":                        resign(header, with(claims, map[string]any{"exp": at - 31}), key1()),
-		"no expiry":                      resign(header, with(claims, map[string]any{"exp": nil}), key1()),
-		"expiry is zero":                 resign(header, with(claims, map[string]any{"exp": 0}), key1()),
-		"expiry is a text":               resign(header, with(claims, map[string]any{"exp": "9999999999"}), key1()),
-		"not valid yet":                  resign(header, with(claims, map[string]any{"nbf": at + 31}), key1()),
-		"no issuer":                      resign(header, with(claims, map[string]any{"iss": nil}), key1()),
-		"another issuer":                 must(other.Issue(service, "https://management.azure.com")).Text.Reveal(),
-		"another tenant":                 must(foreign.Issue(service, "https://management.azure.com")).Text.Reveal(),
-		"audiences in a list":            resign(header, with(claims, map[string]any{"aud": []string{"a", "b"}}), key1()),
+		"no signature": p[0] + "." + p[1] + ".",
+		"alg none":     segment(with(header, map[string]any{"alg": "none"})) + "." + body + ".",
+		"alg None": segment(with(header, map[string]any{"alg": "None"})) + "." + body + "." +
+			p[2],
+		"HS256 with the public key": mac(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})),
+		"HS256 with its bytes":      mac(der),
+		"HS256 with nothing":        mac(nil),
+		"another algorithm":         resign(with(header, map[string]any{"alg": "PS256"}), claims, key1()),
+		"another of the family":     resign(with(header, map[string]any{"alg": "RS512"}), claims, key1()),
+		"no algorithm":              resign(with(header, map[string]any{"alg": nil}), claims, key1()),
+		"unknown kid":               resign(with(header, map[string]any{"kid": "x"}), claims, key1()),
+		"kid of another type":       resign(with(header, map[string]any{"kid": 1}), claims, key1()),
+		"no kid":                    resign(with(header, map[string]any{"kid": nil}), claims, key1()),
+		"another key under our kid": resign(header, claims, key2()),
+		"a key of its own (jwk)": resign(with(header,
+			map[string]any{"kid": nil, "jwk": map[string]string{"kty": "RSA"}}), claims, key2()),
+		"claims changed": p[0] + "." + segment(with(claims, map[string]any{"oid": "o-9"})) + "." +
+			p[2],
+		"expired":          resign(header, with(claims, map[string]any{"exp": at - 31}), key1()),
+		"no expiry":        resign(header, with(claims, map[string]any{"exp": nil}), key1()),
+		"expiry is zero":   resign(header, with(claims, map[string]any{"exp": 0}), key1()),
+		"expiry is a text": resign(header, with(claims, map[string]any{"exp": "9999999999"}), key1()),
+		"not valid yet":    resign(header, with(claims, map[string]any{"nbf": at + 31}), key1()),
+		"no issuer":        resign(header, with(claims, map[string]any{"iss": nil}), key1()),
+		"another issuer":   must(other.Issue(service, "https://management.azure.com")).Text.Reveal(),
+		"another tenant":   must(foreign.Issue(service, "https://management.azure.com")).Text.Reveal(),
+		"audiences in a list": resign(header, with(claims, map[string]any{"aud": []string{"a", "b"}}),
+			key1()),
 		"padding":                        p[0] + "=." + p[1] + "." + p[2],
 		"bits beyond the last character": good[:len(good)-1] + string(rune(good[len(good)-1])+1),
 		"too long":                       good + strings.Repeat("A", 17<<10),
@@ -244,7 +258,8 @@ func resignText(text string, key online.Secret) string {
 	block, _ := pem.Decode([]byte(key.Reveal()))
 	private := must(x509.ParsePKCS8PrivateKey(block.Bytes)).(*rsa.PrivateKey)
 	sum := sha256.Sum256([]byte(text))
-	return text + "." + base64.RawURLEncoding.EncodeToString(must(rsa.SignPKCS1v15(nil, private, crypto.SHA256, sum[:])))
+	return text + "." + base64.RawURLEncoding.EncodeToString(must(rsa.SignPKCS1v15(nil, private, crypto.SHA256,
+		sum[:])))
 }
 
 // TestTamperedProperty: no token with one character changed is accepted, unless it is the same token.
@@ -309,13 +324,15 @@ func TestWhatATokenIsFor(t *testing.T) {
 // TestReservedAudiences: nobody gets, by asking for a resource, a token that another method would make.
 func TestReservedAudiences(t *testing.T) {
 	i := newIssuer(t, newClock(), key1())
-	for _, bad := range []string{"", "azureml", access.AudienceExchange, access.AudienceExchange + "/", "API://AzureADTokenExchange",
+	for _, bad := range []string{"", "azureml", access.AudienceExchange, access.AudienceExchange +
+		"/", "API://AzureADTokenExchange",
 		"with space", "line\nbreak", "ünicode", strings.Repeat("x", 513)} {
 		if _, err := i.Issue(service, bad); !online.IsCode(err, online.CodeBadArgument) {
 			t.Errorf("%.40q: %v", bad, err)
 		}
 	}
-	for _, good := range []string{"https://vault.azure.net", "api://mine", "00000003-0000-0000-c000-000000000000", strings.Repeat("x", 512)} {
+	for _, good := range []string{"https://vault.azure.net", "api://mine", "00000003-0000-0000-c000-000000000000",
+		strings.Repeat("x", 512)} {
 		if _, err := i.Issue(service, good); err != nil {
 			t.Errorf("%.40q: %v", good, err)
 		}
@@ -371,7 +388,8 @@ func TestRotation(t *testing.T) {
 	if _, err := i.Verify(old); !errors.Is(err, access.ErrToken) {
 		t.Errorf("a token of a key that is gone: %v", err)
 	}
-	for what, bad := range map[string][]online.Secret{"none": nil, "no key": {"x"}, "damaged": {key2(), "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"}} {
+	for what, bad := range map[string][]online.Secret{"none": nil, "no key": {"x"},
+		"damaged": {key2(), "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"}} {
 		if err := i.SetKeys(bad); err == nil {
 			t.Errorf("%s: accepted", what)
 		}
@@ -419,7 +437,8 @@ func (p people) Principal(id string) (online.Principal, bool) {
 func TestVerifierTakesTokens(t *testing.T) {
 	i := newIssuer(t, newClock(), key1())
 	all := people{"o-1": {ID: "o-1", Name: "ci"}}
-	v := &access.Verifier{Issuer: i, Principals: all, Audiences: []string{"https://host:8443", "https://management.azure.com",
+	v := &access.Verifier{Issuer: i, Principals: all, Audiences: []string{"https://host:8443",
+		"https://management.azure.com",
 		"https://management.core.windows.net"}}
 	for _, c := range []struct {
 		what  string
@@ -432,7 +451,8 @@ func TestVerifierTakesTokens(t *testing.T) {
 		{"classic", must(i.Issue(service, "https://management.core.windows.net/")), ""},
 		{"another audience", must(i.Issue(service, "https://vault.azure.net")), online.CodeUnauthorized},
 		{"managed identity", must(i.Issue(managed, "https://host:8443")), online.CodeForbidden},
-		{"principal that is gone", must(i.Issue(access.Subject{ObjectID: "o-9"}, "https://host:8443")), online.CodeUnauthorized},
+		{"principal that is gone", must(i.Issue(access.Subject{ObjectID: "o-9"}, "https://host:8443")),
+			online.CodeUnauthorized},
 		{"endpoint's", must(i.IssueScoring(grant)), online.CodeUnauthorized},
 		{"assertion", must(i.IssueAssertion(service, "c")), online.CodeUnauthorized},
 	} {
@@ -464,7 +484,8 @@ func TestLimiter(t *testing.T) {
 				allowed++
 				now = now.Add(wait + time.Microsecond)
 			}
-			if most := access.AttemptBurst + now.Sub(start).Seconds()*access.AttemptRate + 1; float64(allowed) > most {
+			if most := access.AttemptBurst + now.Sub(start).Seconds()*access.AttemptRate +
+				1; float64(allowed) > most {
 				t.Fatalf("%d attempts in %v", allowed, now.Sub(start))
 			}
 			if _, ok := l.Allow("b"+fmt.Sprint(allowed), now); !ok {

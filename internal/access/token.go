@@ -69,7 +69,8 @@ func (v *Verifier) Verify(authorization string) (online.Principal, error) {
 			"the managed identity %s has no rights on this server's management API", claims.ObjectID)
 	}
 	if p, ok = v.Principals.Principal(claims.ObjectID); !ok {
-		return online.Principal{}, online.Errorf(online.CodeUnauthorized, "", "the principal of the token does not exist any more")
+		return online.Principal{}, online.Errorf(online.CodeUnauthorized, "",
+			"the principal of the token does not exist any more")
 	}
 	return p, nil
 }

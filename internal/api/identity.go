@@ -68,7 +68,8 @@ func NewIdentityServer(i *Identity) *http.Server {
 			http.NotFound(w, r)
 		}
 	})
-	return &http.Server{Handler: h, ReadTimeout: identityTimeout, WriteTimeout: identityTimeout, IdleTimeout: IdleTimeout,
+	return &http.Server{Handler: h, ReadTimeout: identityTimeout, WriteTimeout: identityTimeout,
+		IdleTimeout:    IdleTimeout,
 		MaxHeaderBytes: maxIdentityHeader, ErrorLog: slog.NewLogLogger(i.log.Handler(), slog.LevelDebug)}
 }
 
@@ -113,8 +114,8 @@ func (i *Identity) find(path string) identityHandler {
 	}
 	return func(c *identityCall) error {
 		if c.tenant = tenant; !tenantWords[tenant] && !strings.EqualFold(tenant, i.identities.Issuer().Tenant()) {
-			return &oauthError{http.StatusBadRequest, "invalid_request", 90002, "this server does not have this tenant; its own is " +
-				i.identities.Issuer().Tenant(), 0}
+			return &oauthError{http.StatusBadRequest, "invalid_request", 90002,
+				"this server does not have this tenant; its own is " + i.identities.Issuer().Tenant(), 0}
 		}
 		return h(c)
 	}
@@ -134,7 +135,8 @@ func (i *Identity) serve(w http.ResponseWriter, r *http.Request, h identityHandl
 		if r.Context().Err() == nil {
 			i.log.Error("token request failed", "path", r.URL.Path, "error", err)
 		}
-		e = &oauthError{http.StatusInternalServerError, "server_error", 90055, "the server failed; its log tells more", 0}
+		e = &oauthError{http.StatusInternalServerError, "server_error", 90055,
+			"the server failed; its log tells more", 0}
 	}
 	e.write(w, i.now())
 }
@@ -161,8 +163,10 @@ func (e *oauthError) write(w http.ResponseWriter, now time.Time) {
 	}
 	text := "AADSTS" + strconv.Itoa(e.number) + ": " + e.text
 	writeIdentity(w, e.status, map[string]any{
-		"error": e.code, "error_description": text, "error_codes": []int{e.number}, "statusCode": e.status, "message": text,
-		"timestamp": now.UTC().Format("2006-01-02 15:04:05Z"), "trace_id": uuid.NewString(), "correlation_id": uuid.NewString(),
+		"error": e.code, "error_description": text, "error_codes": []int{e.number}, "statusCode": e.status,
+		"message":   text,
+		"timestamp": now.UTC().Format("2006-01-02 15:04:05Z"), "trace_id": uuid.NewString(),
+		"correlation_id": uuid.NewString(),
 	})
 }
 
@@ -196,7 +200,8 @@ func (i *Identity) issue(who access.Subject, audience string) (access.Token, err
 }
 
 func tooMany(wait time.Duration) *oauthError {
-	return &oauthError{http.StatusTooManyRequests, "temporarily_unavailable", 90033, "too many token requests; try again later", wait}
+	return &oauthError{http.StatusTooManyRequests, "temporarily_unavailable", 90033,
+		"too many token requests; try again later", wait}
 }
 
 // refused answers a credential that is nobody's. Beyond its rate an address learns no more than that there were too
@@ -229,7 +234,8 @@ func (i *Identity) token(c *identityCall) error {
 		}
 	}
 	if grant := form.Get("grant_type"); grant != "client_credentials" {
-		return &oauthError{http.StatusBadRequest, "unsupported_grant_type", 70003, "grant_type must be client_credentials", 0}
+		return &oauthError{http.StatusBadRequest, "unsupported_grant_type", 70003,
+			"grant_type must be client_credentials", 0}
 	}
 	who, err := i.client(c, form)
 	if err != nil {
@@ -245,8 +251,9 @@ func (i *Identity) token(c *identityCall) error {
 		return err
 	}
 	life := int64(t.Expires.Sub(t.Issued).Seconds())
-	writeIdentity(c.w, http.StatusOK, map[string]any{"token_type": "Bearer", "expires_in": life, "ext_expires_in": life,
-		"expires_on": strconv.FormatInt(t.Expires.Unix(), 10), "resource": audience, "access_token": t.Text.Reveal()})
+	writeIdentity(c.w, http.StatusOK, map[string]any{"token_type": "Bearer", "expires_in": life,
+		"ext_expires_in": life, "expires_on": strconv.FormatInt(t.Expires.Unix(), 10), "resource": audience,
+		"access_token": t.Text.Reveal()})
 	return nil
 }
 
@@ -266,7 +273,8 @@ func (i *Identity) client(c *identityCall, form url.Values) (access.Subject, err
 	}
 	if assertion := form.Get("client_assertion"); assertion != "" {
 		if form.Get("client_assertion_type") != assertionType || secret != "" {
-			return access.Subject{}, badRequest("an assertion comes alone, with client_assertion_type " + assertionType)
+			return access.Subject{}, badRequest("an assertion comes alone, with client_assertion_type " +
+				assertionType)
 		}
 		return i.identities.ByAssertion(id, assertion)
 	}
@@ -285,7 +293,8 @@ func audienceOf(form url.Values) (string, error) {
 		}
 		audience, ok := strings.CutSuffix(scope, "/.default")
 		if !ok || audience == "" || found != "" {
-			return "", &oauthError{http.StatusBadRequest, "invalid_scope", 1002012, "scope must be one RESOURCE/.default", 0}
+			return "", &oauthError{http.StatusBadRequest, "invalid_scope", 1002012,
+				"scope must be one RESOURCE/.default", 0}
 		}
 		found = audience
 	}
@@ -293,7 +302,8 @@ func audienceOf(form url.Values) (string, error) {
 		found = form.Get("resource")
 	}
 	if found == "" {
-		return "", &oauthError{http.StatusBadRequest, "invalid_scope", 1002012, "scope is missing: name RESOURCE/.default", 0}
+		return "", &oauthError{http.StatusBadRequest, "invalid_scope", 1002012,
+			"scope is missing: name RESOURCE/.default", 0}
 	}
 	return found, nil
 }
@@ -367,7 +377,8 @@ func (i *Identity) instanceMetadata(c *identityCall) error {
 	})
 }
 
-func (i *Identity) answerManaged(c *identityCall, who access.Subject, resource string, more func(access.Token, map[string]any)) error {
+func (i *Identity) answerManaged(c *identityCall, who access.Subject, resource string,
+	more func(access.Token, map[string]any)) error {
 	if resource == "" {
 		return badRequest("the parameter resource is missing")
 	}
@@ -375,7 +386,8 @@ func (i *Identity) answerManaged(c *identityCall, who access.Subject, resource s
 	if err != nil {
 		return err
 	}
-	out := map[string]any{"access_token": t.Text.Reveal(), "token_type": "Bearer", "resource": resource, "client_id": who.AppID}
+	out := map[string]any{"access_token": t.Text.Reveal(), "token_type": "Bearer", "resource": resource,
+		"client_id": who.AppID}
 	more(t, out)
 	writeIdentity(c.w, http.StatusOK, out)
 	return nil
@@ -429,11 +441,12 @@ func (i *Identity) openID(c *identityCall) error {
 	}
 	base := authority(c)
 	writeIdentity(c.w, http.StatusOK, map[string]any{
-		"issuer":                                i.issuerFor(c),
-		"token_endpoint":                        base + tokenPath(c.tenant),
-		"authorization_endpoint":                base + strings.TrimSuffix(tokenPath(c.tenant), "token") + "authorize",
-		"jwks_uri":                              base + "/discovery/v2.0/keys",
-		"token_endpoint_auth_methods_supported": []string{"client_secret_post", "client_secret_basic", "private_key_jwt"},
+		"issuer":                 i.issuerFor(c),
+		"token_endpoint":         base + tokenPath(c.tenant),
+		"authorization_endpoint": base + strings.TrimSuffix(tokenPath(c.tenant), "token") + "authorize",
+		"jwks_uri":               base + "/discovery/v2.0/keys",
+		"token_endpoint_auth_methods_supported": []string{"client_secret_post", "client_secret_basic",
+			"private_key_jwt"},
 		"grant_types_supported":                 []string{"client_credentials"},
 		"response_types_supported":              []string{"token"},
 		"subject_types_supported":               []string{"pairwise"},
@@ -442,8 +455,8 @@ func (i *Identity) openID(c *identityCall) error {
 	return nil
 }
 
-// issuerFor is the issuer that a discovery document names. Below the server's own name it is that of the tokens. Clients
-// that know the server by another name, such as Azure's, refuse a document that names a third: they never look into
+// issuerFor is the issuer that a discovery document names. Below the server's own name it is that of the tokens.
+// Clients that know the server by another name, such as Azure's, refuse a document that names a third: they never look into
 // a token, and who does must read the document that the token's issuer leads to.
 func (i *Identity) issuerFor(c *identityCall) string {
 	if c.r.TLS == nil {
@@ -467,7 +480,8 @@ func (i *Identity) instanceDiscovery(c *identityCall) error {
 	hosts := []string{c.r.Host}
 	c.tenant = i.identities.Issuer().Tenant()
 	base := authority(c)
-	if u, err := url.Parse(c.r.URL.Query().Get("authorization_endpoint")); err == nil && u.Scheme == "https" && u.Host == c.r.Host {
+	if u, err := url.Parse(c.r.URL.Query().Get("authorization_endpoint")); err == nil && u.Scheme == "https" &&
+		u.Host == c.r.Host {
 		tenant, _, _ := strings.Cut(strings.TrimPrefix(u.Path, "/"), "/")
 		if tenantWords[tenant] {
 			c.tenant = tenant

@@ -49,11 +49,14 @@ const management = "https://management.azure.com"
 func TestClientCredentials(t *testing.T) {
 	s := newSite(t)
 	client, secret := s.person("ci")
-	for _, path := range []string{"/" + s.tenant() + "/oauth2/v2.0/token", "/" + strings.ToUpper(s.tenant()) + "/oauth2/v2.0/token",
+	for _, path := range []string{"/" + s.tenant() + "/oauth2/v2.0/token", "/" + strings.ToUpper(s.tenant()) +
+		"/oauth2/v2.0/token",
 		"/common/oauth2/v2.0/token", "/organizations/oauth2/v2.0/token", "/adfs/oauth2/token"} {
-		a := s.form(path, "grant_type", "client_credentials", "client_id", client, "client_secret", secret, "client_info", "1",
+		a := s.form(path, "grant_type", "client_credentials", "client_id", client, "client_secret", secret,
+			"client_info", "1",
 			"scope", management+"/.default").want(200)
-		if a.get("token_type") != "Bearer" || a.get("expires_in") != 3600.0 || a.header.Get("Cache-Control") != "no-store" {
+		if a.get("token_type") != "Bearer" || a.get("expires_in") != 3600.0 ||
+			a.header.Get("Cache-Control") != "no-store" {
 			t.Errorf("%s: %s", path, a.body)
 		}
 		if status := s.opens(a.get("access_token")); status != 200 {
@@ -61,13 +64,15 @@ func TestClientCredentials(t *testing.T) {
 		}
 	}
 	// The older protocol names a resource; Basic is the other way to send a secret.
-	a := s.form("/"+s.tenant()+"/oauth2/token", "grant_type", "client_credentials", "client_id", client, "client_secret", secret,
+	a := s.form("/"+s.tenant()+"/oauth2/token", "grant_type", "client_credentials", "client_id", client,
+		"client_secret", secret,
 		"resource", "https://management.core.windows.net/").want(200)
 	claims, err := s.identities.Issuer().Verify(a.get("access_token").(string))
 	if err != nil || claims.Audience != "https://management.core.windows.net/" || claims.ObjectID != client {
 		t.Errorf("%+v, %v", claims, err)
 	}
-	req, _ := http.NewRequest("POST", s.URL+"/common/oauth2/v2.0/token", strings.NewReader("grant_type=client_credentials&scope=x/.default"))
+	req, _ := http.NewRequest("POST", s.URL+"/common/oauth2/v2.0/token",
+		strings.NewReader("grant_type=client_credentials&scope=x/.default"))
 	req.SetBasicAuth(url.QueryEscape(client), url.QueryEscape(secret))
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	if resp, err := s.Client().Do(req); err != nil || resp.StatusCode != 200 {
@@ -107,7 +112,8 @@ func TestTokenErrors(t *testing.T) {
 	s := newSite(t)
 	client, secret := s.person("ci")
 	v2 := "/" + s.tenant() + "/oauth2/v2.0/token"
-	good := []string{"grant_type", "client_credentials", "client_id", client, "client_secret", secret, "scope", management + "/.default"}
+	good := []string{"grant_type", "client_credentials", "client_id", client, "client_secret", secret, "scope",
+		management + "/.default"}
 	with := func(name, value string) []string {
 		out := append([]string(nil), good...)
 		for i := 0; i < len(out); i += 2 {
@@ -135,12 +141,14 @@ func TestTokenErrors(t *testing.T) {
 		{"reserved", v2, with("scope", "azureml/.default"), 400, "invalid_resource"},
 		{"exchange", v2, with("scope", access.AudienceExchange+"/.default"), 400, "invalid_resource"},
 		{"twice", v2, append(with("scope", "a/.default"), "scope", "b/.default"), 400, "invalid_request"},
-		{"assertion and secret", v2, append(with("client_assertion", "a.b.c"), "client_assertion_type", assertionType), 400, "invalid_request"},
+		{"assertion and secret", v2, append(with("client_assertion", "a.b.c"), "client_assertion_type",
+			assertionType), 400, "invalid_request"},
 		{"another tenant", "/99999999-9999-9999-9999-999999999999/oauth2/v2.0/token", good, 400, "invalid_request"},
 		{"huge", v2, with("scope", strings.Repeat("x", maxIdentityForm)), 400, "invalid_request"},
 	} {
 		a := s.form(c.path, c.form...)
-		if a.status != c.status || a.get("error") != c.code || !strings.HasPrefix(a.get("error_description").(string), "AADSTS") ||
+		if a.status != c.status || a.get("error") != c.code ||
+			!strings.HasPrefix(a.get("error_description").(string), "AADSTS") ||
 			a.get("correlation_id") == nil || a.get("error_codes.0") == nil {
 			t.Errorf("%s: %d %s", c.what, a.status, a.body)
 		}
@@ -157,7 +165,8 @@ func TestTokenErrors(t *testing.T) {
 		t.Errorf("%v", a.header)
 	}
 	// A secret in the query is not read: it would be in logs of whoever is between.
-	s.do("POST", v2+"?"+url.Values{"client_secret": {secret}}.Encode(), "grant_type=client_credentials&scope=a/.default&client_id="+client,
+	s.do("POST", v2+"?"+url.Values{"client_secret": {secret}}.Encode(),
+		"grant_type=client_credentials&scope=a/.default&client_id="+client,
 		"Authorization", "", "Content-Type", "application/x-www-form-urlencoded").want(400)
 	if log := s.log.String(); strings.Contains(log, secret) || !strings.Contains(log, "token request refused") {
 		t.Errorf("log: %s", log)
@@ -168,20 +177,23 @@ func TestTokenErrors(t *testing.T) {
 func TestGuessingIsBounded(t *testing.T) {
 	s := newSite(t)
 	client, secret := s.person("ci")
-	// The clock of the site moves by a second with each reading, so the bucket never empties by itself: the limiter is
+	// The clock of the site moves by a second with each reading, so the bucket never empties by itself: the limiter
+	// is
 	// filled first, at a time that stands still.
 	now := s.tick()
 	for range access.AttemptBurst {
 		s.api.Identity.limits.Allow("address 127.0.0.1", now.AddDate(0, 0, 1))
 	}
-	a := s.form("/common/oauth2/v2.0/token", "grant_type", "client_credentials", "client_id", client, "client_secret", "wrong", "scope", "a/.default")
+	a := s.form("/common/oauth2/v2.0/token", "grant_type", "client_credentials", "client_id", client, "client_secret",
+		"wrong", "scope", "a/.default")
 	if a.status != 429 || a.header.Get("Retry-After") == "" || a.get("error") != "temporarily_unavailable" {
 		t.Errorf("%d %v %s", a.status, a.header, a.body)
 	}
 	if strings.Contains(s.log.String(), "token request refused") {
 		t.Error("guesses beyond the rate fill the log")
 	}
-	s.form("/common/oauth2/v2.0/token", "grant_type", "client_credentials", "client_id", client, "client_secret", secret, "scope", "a/.default").want(200)
+	s.form("/common/oauth2/v2.0/token", "grant_type", "client_credentials", "client_id", client, "client_secret",
+		secret, "scope", "a/.default").want(200)
 }
 
 func TestManagedIdentity(t *testing.T) {
@@ -192,13 +204,14 @@ func TestManagedIdentity(t *testing.T) {
 		path, field, value string
 		status             int
 	}{
-		"App Service":          {at, "X-IDENTITY-HEADER", secret, 200},
-		"Azure ML":             {strings.Replace(at, "2019-08-01", "2017-09-01", 1), "secret", secret, 200},
-		"the administrator":    {at, "X-IDENTITY-HEADER", token1, 200},
-		"its client id":        {at + "&client_id=" + client, "X-IDENTITY-HEADER", secret, 200},
-		"Azure ML's spelling":  {at + "&clientid=" + client, "secret", secret, 200},
-		"another client id":    {at + "&client_id=" + online.Administrator.ID, "X-IDENTITY-HEADER", secret, 400},
-		"two ids":              {at + "&client_id=" + client + "&object_id=" + client, "X-IDENTITY-HEADER", secret, 400},
+		"App Service":         {at, "X-IDENTITY-HEADER", secret, 200},
+		"Azure ML":            {strings.Replace(at, "2019-08-01", "2017-09-01", 1), "secret", secret, 200},
+		"the administrator":   {at, "X-IDENTITY-HEADER", token1, 200},
+		"its client id":       {at + "&client_id=" + client, "X-IDENTITY-HEADER", secret, 200},
+		"Azure ML's spelling": {at + "&clientid=" + client, "secret", secret, 200},
+		"another client id":   {at + "&client_id=" + online.Administrator.ID, "X-IDENTITY-HEADER", secret, 400},
+		"two ids": {at + "&client_id=" + client + "&object_id=" +
+			client, "X-IDENTITY-HEADER", secret, 400},
 		"wrong":                {at, "X-IDENTITY-HEADER", "wrong", 401},
 		"no secret":            {at, "Metadata", "true", 400},
 		"no resource":          {PathManagedIdentity, "X-IDENTITY-HEADER", secret, 400},
@@ -228,7 +241,8 @@ func TestManagedIdentity(t *testing.T) {
 	s.do("POST", at, "", "Authorization", "", "X-IDENTITY-HEADER", secret).want(405)
 }
 
-// TestIdentityListener: the listener for processes of this machine has the identity service, and IMDS where an operator
+// TestIdentityListener: the listener for processes of this machine has the identity service, and IMDS where an
+// operator
 // names a principal for it.
 func TestIdentityListener(t *testing.T) {
 	s := newSite(t)
@@ -259,7 +273,8 @@ func TestIdentityListener(t *testing.T) {
 	imds := PathIMDS + "?api-version=2018-02-01&resource=" + url.QueryEscape(management)
 	ask("", imds, "Metadata", "true").want(404)
 	a := ask("administrator", imds, "Metadata", "true").want(200)
-	if n, err := strconv.Atoi(a.get("expires_in").(string)); err != nil || n != 3600 || s.opens(a.get("access_token")) != 200 {
+	if n, err := strconv.Atoi(a.get("expires_in").(string)); err != nil || n != 3600 ||
+		s.opens(a.get("access_token")) != 200 {
 		t.Errorf("%s", a.body)
 	}
 	ask("administrator", imds).want(400)
@@ -270,7 +285,8 @@ func TestIdentityListener(t *testing.T) {
 	ask("", wsPath, "Authorization", "Bearer "+token1).want(404)
 	ask("", "/healthz").want(404)
 	doc := ask("", "/"+s.tenant()+"/v2.0/"+pathOpenID).want(200)
-	if doc.get("issuer") != s.identities.Issuer().URL() || !strings.HasPrefix(doc.get("token_endpoint").(string), "http://127.0.0.1:") {
+	if doc.get("issuer") != s.identities.Issuer().URL() || !strings.HasPrefix(doc.get("token_endpoint").(string),
+		"http://127.0.0.1:") {
 		t.Errorf("%s", doc.body)
 	}
 }
@@ -300,7 +316,8 @@ func TestDiscovery(t *testing.T) {
 		}
 	}
 	// What only looks like a path of the identity service is not.
-	for _, path := range []string{"/nobody/oauth2/v2.0/token", "/" + s.tenant() + "/oauth2/v3.0/token", "/" + s.tenant(),
+	for _, path := range []string{"/nobody/oauth2/v2.0/token", "/" + s.tenant() + "/oauth2/v3.0/token", "/" +
+		s.tenant(),
 		"/blobs/oauth2/v2.0/token"} {
 		if s.api.Identity.Handles(path) {
 			t.Errorf("%s is handled", path)
@@ -322,7 +339,8 @@ func TestChallenge(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := s.do("GET", wsPath, "", "Authorization", "Bearer "+managed.Text.Reveal()).wantError(403, online.CodeForbidden, "")
+	a := s.do("GET", wsPath, "", "Authorization", "Bearer "+managed.Text.Reveal()).wantError(403,
+		online.CodeForbidden, "")
 	if a.header.Get("WWW-Authenticate") != "" {
 		t.Error("a known caller without rights is sent for another token")
 	}
@@ -335,17 +353,21 @@ func TestChallenge(t *testing.T) {
 func TestPrincipalNamesTheActivity(t *testing.T) {
 	s := newSite(t)
 	_, secret := s.person("release-bot")
-	a := s.do("GET", PathManagedIdentity+"?resource="+management, "", "Authorization", "", "X-IDENTITY-HEADER", secret).want(200)
+	a := s.do("GET", PathManagedIdentity+"?resource="+management, "", "Authorization", "", "X-IDENTITY-HEADER",
+		secret).want(200)
 	bearer := "Bearer " + a.get("access_token").(string)
-	made := s.do("PUT", wsPath+"/onlineEndpoints/fraud", `{"properties":{"authMode":"AMLToken"}}`, "Authorization", bearer).want(201)
+	made := s.do("PUT", wsPath+"/onlineEndpoints/fraud", `{"properties":{"authMode":"AMLToken"}}`, "Authorization",
+		bearer).want(201)
 	if made.get("systemData.createdBy") != "release-bot" || made.get("identity.tenantId") != s.tenant() {
 		t.Errorf("%s", made.body)
 	}
 	s.settle()
 	token := s.do("POST", wsPath+"/onlineEndpoints/fraud/token", "", "Authorization", bearer).want(200)
 	issued := s.clock.Unix()
-	if token.get("tokenType") != "Bearer" || token.get("expiryTimeUtc").(float64)-token.get("refreshAfterTimeUtc").(float64) != 12*3600 ||
-		token.get("expiryTimeUtc").(float64)-float64(issued) > 24*3600 || token.header.Get("Cache-Control") != "no-store" {
+	if token.get("tokenType") != "Bearer" ||
+		token.get("expiryTimeUtc").(float64)-token.get("refreshAfterTimeUtc").(float64) != 12*3600 ||
+		token.get("expiryTimeUtc").(float64)-float64(issued) > 24*3600 ||
+		token.header.Get("Cache-Control") != "no-store" {
 		t.Errorf("%s", token.body)
 	}
 	if status := s.opens(token.get("accessToken")); status != 401 {
@@ -357,11 +379,13 @@ func TestPrincipalNamesTheActivity(t *testing.T) {
 		t.Errorf("%s", log.body)
 	}
 	all := s.do("GET", principalsPath, "").want(200)
-	if strings.Contains(all.body, secret) || strings.Contains(all.body, "clientSecret") || !strings.Contains(all.body, `"release-bot"`) {
+	if strings.Contains(all.body, secret) || strings.Contains(all.body, "clientSecret") ||
+		!strings.Contains(all.body, `"release-bot"`) {
 		t.Errorf("%s", all.body)
 	}
 	var page struct{ Value []struct{ Kind string } }
-	if err := json.Unmarshal([]byte(all.body), &page); err != nil || page.Value[0].Kind != control.PrincipalAdministrator {
+	if err := json.Unmarshal([]byte(all.body), &page); err != nil ||
+		page.Value[0].Kind != control.PrincipalAdministrator {
 		t.Errorf("%v: %s", err, all.body)
 	}
 	s.do("POST", "/portico/v1/rotateSigningKey", "").want(204)

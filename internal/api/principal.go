@@ -22,7 +22,8 @@ func (a *API) routePrincipals() {
 }
 
 func wirePrincipal(p control.Principal) arm.Principal {
-	out := arm.Principal{ID: p.ID, Name: p.Name, Kind: p.Kind, ObjectID: p.ObjectID, ClientID: p.ClientID, TenantID: p.Tenant,
+	out := arm.Principal{ID: p.ID, Name: p.Name, Kind: p.Kind, ObjectID: p.ObjectID, ClientID: p.ClientID,
+		TenantID:  p.Tenant,
 		CreatedBy: p.CreatedBy}
 	if !p.CreatedAt.IsZero() {
 		out.CreatedAt = arm.FormatTime(p.CreatedAt)

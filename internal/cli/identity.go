@@ -14,7 +14,8 @@ import (
 	"portico/internal/arm"
 )
 
-var principalColumns = []column{{"Name", "name"}, {"Kind", "kind"}, {"ClientId", "clientId"}, {"CreatedAt", "createdAt"}}
+var principalColumns = []column{{"Name", "name"}, {"Kind", "kind"}, {"ClientId", "clientId"},
+	{"CreatedAt", "createdAt"}}
 
 func (a *App) identityCommand() *cobra.Command {
 	g := &globalFlags{}
@@ -22,14 +23,16 @@ func (a *App) identityCommand() *cobra.Command {
 		Long: "A principal has a client id and a secret, with which programs that use Azure's identity libraries get tokens\n" +
 			"(docs/identity.md). Every principal may do on this server what the administrator may."}
 	g.bind(c)
-	return group(c, a.identityCreate(g), a.identityList(g), a.identityDelete(g), a.identityReset(g), a.identityFederate(g),
+	return group(c, a.identityCreate(g), a.identityList(g), a.identityDelete(g), a.identityReset(g),
+		a.identityFederate(g),
 		a.identityRotate(g))
 }
 
 func principalURL(name string) string { return "/portico/v1/identities/" + url.PathEscape(name) }
 
 func (a *App) identityCreate(g *globalFlags) *cobra.Command {
-	c := &cobra.Command{Use: "create NAME", Short: "Create a principal and print its secret, this once", Args: cobra.ExactArgs(1)}
+	c := &cobra.Command{Use: "create NAME", Short: "Create a principal and print its secret, this once",
+		Args: cobra.ExactArgs(1)}
 	c.RunE = g.run(a, func(ctx context.Context, s *session, args []string) error {
 		return s.showCredential(ctx, http.MethodPut, principalURL(args[0]))
 	})
@@ -37,8 +40,9 @@ func (a *App) identityCreate(g *globalFlags) *cobra.Command {
 }
 
 func (a *App) identityReset(g *globalFlags) *cobra.Command {
-	c := &cobra.Command{Use: "reset-credential NAME", Short: "Give a principal a new secret; the old one stops working",
-		Args: cobra.ExactArgs(1)}
+	c := &cobra.Command{Use: "reset-credential NAME",
+		Short: "Give a principal a new secret; the old one stops working",
+		Args:  cobra.ExactArgs(1)}
 	c.RunE = g.run(a, func(ctx context.Context, s *session, args []string) error {
 		return s.showCredential(ctx, http.MethodPost, principalURL(args[0])+"/resetCredential")
 	})
@@ -72,7 +76,8 @@ func (a *App) identityList(g *globalFlags) *cobra.Command {
 
 func (a *App) identityDelete(g *globalFlags) *cobra.Command {
 	var yes bool
-	c := &cobra.Command{Use: "delete NAME", Short: "Delete a principal; its secret and tokens stop working", Args: cobra.ExactArgs(1)}
+	c := &cobra.Command{Use: "delete NAME", Short: "Delete a principal; its secret and tokens stop working",
+		Args: cobra.ExactArgs(1)}
 	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	c.RunE = g.run(a, func(ctx context.Context, s *session, args []string) error {
 		if err := s.confirm(yes, fmt.Sprintf("Delete principal %s?", args[0])); err != nil {
@@ -86,9 +91,10 @@ func (a *App) identityDelete(g *globalFlags) *cobra.Command {
 
 func (a *App) identityFederate(g *globalFlags) *cobra.Command {
 	var file string
-	c := &cobra.Command{Use: "federated-token NAME", Short: "Make a token that stands for a principal's secret (workload identity)",
-		Long: "The token is what AZURE_FEDERATED_TOKEN_FILE holds. It is good for 30 days, or until the secret is reset.",
-		Args: cobra.ExactArgs(1)}
+	c := &cobra.Command{Use: "federated-token NAME",
+		Short: "Make a token that stands for a principal's secret (workload identity)",
+		Long:  "The token is what AZURE_FEDERATED_TOKEN_FILE holds. It is good for 30 days, or until the secret is reset.",
+		Args:  cobra.ExactArgs(1)}
 	c.Flags().StringVar(&file, "file", "", "write the token there (0600) instead of printing it")
 	c.RunE = g.run(a, func(ctx context.Context, s *session, args []string) error {
 		var t arm.FederatedToken
@@ -101,13 +107,15 @@ func (a *App) identityFederate(g *globalFlags) *cobra.Command {
 		if err := replaceFile(file, []byte(t.Token), 0o600); err != nil {
 			return err
 		}
-		return s.printer.print(map[string]string{"file": file, "expiresOn": t.ExpiresOn}, []column{{"File", "file"}, {"ExpiresOn", "expiresOn"}})
+		return s.printer.print(map[string]string{"file": file, "expiresOn": t.ExpiresOn},
+			[]column{{"File", "file"}, {"ExpiresOn", "expiresOn"}})
 	})
 	return c
 }
 
 func (a *App) identityRotate(g *globalFlags) *cobra.Command {
-	c := &cobra.Command{Use: "rotate-signing-key", Short: "Sign tokens with a new key; those made before stay valid", Args: cobra.NoArgs}
+	c := &cobra.Command{Use: "rotate-signing-key", Short: "Sign tokens with a new key; those made before stay valid",
+		Args: cobra.NoArgs}
 	c.RunE = g.run(a, func(ctx context.Context, s *session, _ []string) error {
 		_, err := s.client.send(ctx, http.MethodPost, "/portico/v1/rotateSigningKey", nil, nil, nil)
 		return err
@@ -126,7 +134,8 @@ type managedToken struct {
 // command works with is one of the identity service too, unless it is a token from there itself.
 func (s *session) callerToken(ctx context.Context) (managedToken, error) {
 	var t managedToken
-	got, err := s.client.send(ctx, http.MethodGet, api.PathManagedIdentity, url.Values{"resource": {access.AudienceML}}, nil,
+	got, err := s.client.send(ctx, http.MethodGet, api.PathManagedIdentity,
+		url.Values{"resource": {access.AudienceML}}, nil,
 		http.Header{"X-Identity-Header": {s.client.place.Token.Reveal()}})
 	if err == nil {
 		err = got.decode(&t)
@@ -145,10 +154,12 @@ type tokenCredentials struct {
 	TokenType           string `json:"tokenType"`
 }
 
-var tokenColumns = []column{{"TokenType", "tokenType"}, {"ExpiryTimeUtc", "expiryTimeUtc"}, {"AccessToken", "accessToken"}}
+var tokenColumns = []column{{"TokenType", "tokenType"}, {"ExpiryTimeUtc", "expiryTimeUtc"},
+	{"AccessToken", "accessToken"}}
 
 // scoringCredential gets what an endpoint's callers present: shown is what get-credentials prints.
-func (s *session) scoringCredential(ctx context.Context, name, authMode string) (bearer string, shown any, columns []column, err error) {
+func (s *session) scoringCredential(ctx context.Context, name, authMode string) (bearer string, shown any,
+	columns []column, err error) {
 	switch authMode {
 	case "AMLToken":
 		var t arm.EndpointToken
@@ -165,12 +176,14 @@ func (s *session) scoringCredential(ctx context.Context, name, authMode string) 
 		if err != nil {
 			return "", nil, nil, fmt.Errorf("the server's token has no expiry: %w", err)
 		}
-		return t.AccessToken, tokenCredentials{AccessToken: t.AccessToken, TokenType: t.TokenType, ExpiryTimeUTC: expires},
+		return t.AccessToken, tokenCredentials{AccessToken: t.AccessToken, TokenType: t.TokenType,
+				ExpiryTimeUTC: expires},
 			tokenColumns, nil
 	}
 	var keys arm.Keys
 	if err := s.client.post(ctx, s.endpointPath(name)+"/listKeys", nil, &keys); err != nil {
 		return "", nil, nil, err
 	}
-	return keys.PrimaryKey, credentials(keys), []column{{"PrimaryKey", "primaryKey"}, {"SecondaryKey", "secondaryKey"}}, nil
+	return keys.PrimaryKey, credentials(keys), []column{{"PrimaryKey", "primaryKey"},
+		{"SecondaryKey", "secondaryKey"}}, nil
 }

@@ -64,7 +64,8 @@ func OpenIdentities(ctx context.Context, cfg IdentityConfig) (*Identities, error
 	if err != nil {
 		return nil, fmt.Errorf("open identities: %w", err)
 	}
-	i.issuer, err = access.NewIssuer(access.IssuerConfig{URL: cfg.Issuer(tenant), Tenant: tenant, Keys: texts(keys), Now: cfg.Now})
+	i.issuer, err = access.NewIssuer(access.IssuerConfig{URL: cfg.Issuer(tenant), Tenant: tenant, Keys: texts(keys),
+		Now: cfg.Now})
 	if err != nil {
 		return nil, fmt.Errorf("open identities: %w", err)
 	}
@@ -116,7 +117,8 @@ func (i *Identities) prepare(ctx context.Context) (tenant string, keys []signing
 			return "", nil, err
 		}
 	}
-	if i.instanceKey, err = base64.StdEncoding.DecodeString(have[instanceKeyName].Reveal()); err != nil || len(i.instanceKey) != instanceKeyBytes {
+	if i.instanceKey, err = base64.StdEncoding.DecodeString(have[instanceKeyName].Reveal()); err != nil ||
+		len(i.instanceKey) != instanceKeyBytes {
 		return "", nil, errors.New("the key of instance identities is damaged")
 	}
 	if err := json.Unmarshal([]byte(have[signingKeysName].Reveal()), &keys); err != nil {
@@ -211,10 +213,12 @@ func (d *directory) add(p *person) {
 
 // reload reads the principals anew. It must follow every change of them.
 func (i *Identities) reload(ctx context.Context) error {
-	next := &directory{byObject: map[string]*person{}, byClient: map[string]*person{}, bySecret: map[[sha256.Size]byte]*person{}}
+	next := &directory{byObject: map[string]*person{}, byClient: map[string]*person{},
+		bySecret: map[[sha256.Size]byte]*person{}}
 	if i.cfg.Administrator != "" {
 		a := online.Administrator
-		next.add(&person{subject: access.Subject{ObjectID: a.ID, AppID: a.ID, Name: a.Name}, digest: access.Digest(i.cfg.Administrator.Reveal())})
+		next.add(&person{subject: access.Subject{ObjectID: a.ID, AppID: a.ID, Name: a.Name},
+			digest: access.Digest(i.cfg.Administrator.Reveal())})
 	}
 	err := i.cfg.Store.View(ctx, func(r store.Reader) error {
 		all, err := store.List[online.PrincipalSpec, struct{}](r, kindPrefix(online.KindPrincipal), store.Page{})
@@ -222,7 +226,8 @@ func (i *Identities) reload(ctx context.Context) error {
 			return fmt.Errorf("list principals: %w", err)
 		}
 		for _, rec := range all {
-			p := &person{subject: access.Subject{ObjectID: rec.Spec.ObjectID, AppID: rec.Spec.ClientID, Name: rec.ID.Name}}
+			p := &person{subject: access.Subject{ObjectID: rec.Spec.ObjectID, AppID: rec.Spec.ClientID,
+				Name: rec.ID.Name}}
 			if n, err := hex.Decode(p.digest[:], []byte(rec.Spec.SecretDigest)); err != nil || n != len(p.digest) {
 				return fmt.Errorf("the credential of principal %q is damaged", rec.ID.Name)
 			}
@@ -292,7 +297,8 @@ func (s Selector) Matches(a access.Subject) bool {
 // ByIdentitySecret finds who the holder of a managed identity's secret (IDENTITY_HEADER, MSI_SECRET) speaks for: an
 // instance, a principal by its client secret, or the administrator by his token. The error is ErrCredential, or
 // CodeBadArgument when the selector names none of the holder's identities.
-func (i *Identities) ByIdentitySecret(ctx context.Context, secret online.Secret, sel Selector) (access.Subject, error) {
+func (i *Identities) ByIdentitySecret(ctx context.Context, secret online.Secret, sel Selector) (access.Subject,
+	error) {
 	// As for tokens, a lookup by digest tells by its timing nothing that helps to find a secret.
 	if p := i.people.Load().bySecret[access.Digest(secret.Reveal())]; p != nil {
 		return choose([]access.Subject{p.subject}, sel)
@@ -329,7 +335,8 @@ func choose(all []access.Subject, sel Selector) (access.Subject, error) {
 		return access.Subject{}, online.Errorf(online.CodeBadArgument, "client_id",
 			"there are %d user-assigned identities: name one with client_id, object_id or mi_res_id", len(all))
 	}
-	return access.Subject{}, online.Errorf(online.CodeBadArgument, "client_id", "no identity of the caller has this id")
+	return access.Subject{}, online.Errorf(online.CodeBadArgument, "client_id",
+		"no identity of the caller has this id")
 }
 
 func isUserIdentity(s access.Subject) bool {
@@ -390,7 +397,8 @@ func (i *Identities) ofDeployment(ctx context.Context, uid string) (out []access
 func subjects(r store.Reader, rec *store.Record, identity *online.Identity) ([]access.Subject, error) {
 	var out []access.Subject
 	if identity.System() {
-		out = append(out, access.Subject{ObjectID: rec.UID, AppID: rec.UID, Name: rec.ID.Name, Resource: arm.FormatID(rec.ID)})
+		out = append(out, access.Subject{ObjectID: rec.UID, AppID: rec.UID, Name: rec.ID.Name,
+			Resource: arm.FormatID(rec.ID)})
 	}
 	for _, text := range identity.UserAssigned {
 		id, err := arm.ParseUserIdentity(text)
@@ -401,13 +409,15 @@ func subjects(r store.Reader, rec *store.Record, identity *online.Identity) ([]a
 		if err != nil {
 			return nil, fmt.Errorf("read identity %s: %w", text, err)
 		}
-		out = append(out, access.Subject{ObjectID: u.Spec.ObjectID, AppID: u.Spec.ClientID, Name: id.Name, Resource: arm.FormatID(u.ID)})
+		out = append(out, access.Subject{ObjectID: u.Spec.ObjectID, AppID: u.Spec.ClientID, Name: id.Name,
+			Resource: arm.FormatID(u.ID)})
 	}
 	return out, nil
 }
 
 // endpointIdentity renders the identities of an endpoint.
-func (s *Service) endpointIdentity(r store.Reader, rec *store.Record, identity *online.Identity) (arm.Identity, error) {
+func (s *Service) endpointIdentity(r store.Reader, rec *store.Record, identity *online.Identity) (arm.Identity,
+	error) {
 	out := arm.Identity{Type: identity.Type}
 	all, err := subjects(r, rec, identity)
 	if err != nil {
@@ -423,7 +433,8 @@ func (s *Service) endpointIdentity(r store.Reader, rec *store.Record, identity *
 		if out.UserAssignedIdentities == nil {
 			out.UserAssignedIdentities = map[string]arm.Assigned{}
 		}
-		out.UserAssignedIdentities[identity.UserAssigned[n]] = arm.Assigned{PrincipalID: a.ObjectID, ClientID: a.AppID}
+		out.UserAssignedIdentities[identity.UserAssigned[n]] = arm.Assigned{PrincipalID: a.ObjectID,
+			ClientID: a.AppID}
 	}
 	return out, nil
 }
@@ -442,7 +453,8 @@ func (s *Service) ensureUserIdentities(tx store.Tx, c Caller, identity *online.I
 		if rec != nil {
 			continue
 		}
-		if err := s.putPrincipal(tx, c, id, online.PrincipalSpec{ObjectID: uuid.NewString(), ClientID: uuid.NewString()}, "create", now); err != nil {
+		if err := s.putPrincipal(tx, c, id, online.PrincipalSpec{ObjectID: uuid.NewString(),
+			ClientID: uuid.NewString()}, "create", now); err != nil {
 			return err
 		}
 	}

@@ -15,7 +15,8 @@ import (
 )
 
 func userIdentity(name string) string {
-	return "/subscriptions/sub/resourceGroups/group/providers/Microsoft.ManagedIdentity/userAssignedIdentities/" + name
+	return "/subscriptions/sub/resourceGroups/group/providers/Microsoft.ManagedIdentity/userAssignedIdentities/" +
+		name
 }
 
 // principals reads what is kept of the principals that people made.
@@ -38,7 +39,8 @@ func TestPrincipals(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if made.ObjectID == "" || made.ClientID != made.ObjectID || made.Tenant == "" || made.Kind != PrincipalService || len(made.Secret) != 43 {
+	if made.ObjectID == "" || made.ClientID != made.ObjectID || made.Tenant == "" || made.Kind != PrincipalService ||
+		len(made.Secret) != 43 {
 		t.Fatalf("%+v", made)
 	}
 	if strings.Contains(fmt.Sprintf("%v %+v", made, made), made.Secret.Reveal()) {
@@ -46,7 +48,8 @@ func TestPrincipals(t *testing.T) {
 	}
 	kept := b.principals()
 	digest := access.Digest(made.Secret.Reveal())
-	if len(kept) != 1 || kept[0].Spec.SecretDigest != hex.EncodeToString(digest[:]) || strings.Contains(string(kept[0].Record.Spec), made.Secret.Reveal()) {
+	if len(kept) != 1 || kept[0].Spec.SecretDigest != hex.EncodeToString(digest[:]) ||
+		strings.Contains(string(kept[0].Record.Spec), made.Secret.Reveal()) {
 		t.Errorf("kept: %s", kept[0].Record.Spec)
 	}
 	who, err := b.Identities.BySecret(strings.ToUpper(made.ClientID), made.Secret)
@@ -56,7 +59,8 @@ func TestPrincipals(t *testing.T) {
 	for _, wrong := range []struct {
 		id     string
 		secret online.Secret
-	}{{made.ClientID, ""}, {made.ClientID, made.Secret + "x"}, {"", made.Secret}, {"ci", made.Secret}, {online.Administrator.ID, made.Secret}} {
+	}{{made.ClientID, ""}, {made.ClientID, made.Secret + "x"}, {"", made.Secret}, {"ci", made.Secret},
+		{online.Administrator.ID, made.Secret}} {
 		if _, err := b.Identities.BySecret(wrong.id, wrong.secret); !errors.Is(err, ErrCredential) {
 			t.Errorf("%s: %v", wrong.id, err)
 		}
@@ -64,15 +68,17 @@ func TestPrincipals(t *testing.T) {
 	if p, ok := b.Identities.Principal(made.ObjectID); !ok || p.Name != "ci" {
 		t.Errorf("%v, %v", p, ok)
 	}
-	for name, code := range map[string]online.Code{"ci": online.CodeConflict, "CI": online.CodeConflict, "administrator": online.CodeConflict,
-		"Portico": online.CodeConflict, "no/name": online.CodeBadArgument, "": online.CodeBadArgument} {
+	for name, code := range map[string]online.Code{"ci": online.CodeConflict, "CI": online.CodeConflict,
+		"administrator": online.CodeConflict,
+		"Portico":       online.CodeConflict, "no/name": online.CodeBadArgument, "": online.CodeBadArgument} {
 		_, err := b.CreatePrincipal(ctx, admin, name)
 		if !online.IsCode(err, code) {
 			t.Errorf("create %q: %v, want %s", name, err, code)
 		}
 	}
 	all, err := b.ListPrincipals(ctx, admin)
-	if err != nil || len(all) != 2 || all[0].Kind != PrincipalAdministrator || all[1].Name != "ci" || all[1].CreatedBy != "admin" {
+	if err != nil || len(all) != 2 || all[0].Kind != PrincipalAdministrator || all[1].Name != "ci" ||
+		all[1].CreatedBy != "admin" {
 		t.Errorf("%+v, %v", all, err)
 	}
 }
@@ -134,7 +140,8 @@ func TestResetAndDelete(t *testing.T) {
 	wantError(t, err, online.CodeNotFound, "name", "ci")
 	var did []string
 	err = b.Store.View(ctx, func(r store.Reader) error {
-		all, err := r.Activities(kindPrefix(online.KindPrincipal), b.clock.AddDate(-1, 0, 0), b.clock.AddDate(1, 0, 0), 0)
+		all, err := r.Activities(kindPrefix(online.KindPrincipal), b.clock.AddDate(-1, 0, 0),
+			b.clock.AddDate(1, 0, 0), 0)
 		for _, a := range all {
 			did = append(did, a.Principal+" "+a.Action)
 		}
@@ -245,20 +252,25 @@ func TestEndpointIdentities(t *testing.T) {
 	if got := ask(secret, Selector{}); got != system.Meta.UID {
 		t.Errorf("system-assigned: %s", got)
 	}
-	if got := ask(secret, Selector{ResourceID: strings.ToUpper(arm.FormatID(system.Meta.ID))}); got != system.Meta.UID {
+	if got := ask(secret,
+		Selector{ResourceID: strings.ToUpper(arm.FormatID(system.Meta.ID))}); got != system.Meta.UID {
 		t.Errorf("by resource id: %s", got)
 	}
-	if none, secret, ok := put("none", online.Identity{Type: "None"}); ok || secret != "" || none.Identity.PrincipalID+none.Identity.TenantID != "" {
+	if none, secret, ok := put("none", online.Identity{Type: "None"}); ok || secret != "" ||
+		none.Identity.PrincipalID+none.Identity.TenantID != "" {
 		t.Errorf("None: %v %+v", ok, none.Identity)
 	}
 
 	a, z := userIdentity("a"), userIdentity("z")
 	one, oneSecret, _ := put("one", online.Identity{Type: "UserAssigned", UserAssigned: []string{a}})
-	two, twoSecret, _ := put("two", online.Identity{Type: "UserAssigned", UserAssigned: []string{z, strings.ToUpper(a)[:14] + a[14:]}})
-	both, bothSecret, _ := put("both", online.Identity{Type: "SystemAssigned,UserAssigned", UserAssigned: []string{a}})
+	two, twoSecret, _ := put("two", online.Identity{Type: "UserAssigned",
+		UserAssigned: []string{z, strings.ToUpper(a)[:14] + a[14:]}})
+	both, bothSecret, _ := put("both", online.Identity{Type: "SystemAssigned,UserAssigned",
+		UserAssigned: []string{a}})
 	ia := one.Identity.UserAssignedIdentities[a]
 	iz := two.Identity.UserAssignedIdentities[z]
-	if ia.PrincipalID == "" || ia.ClientID == "" || ia.ClientID == ia.PrincipalID || iz.PrincipalID == ia.PrincipalID || one.Identity.PrincipalID != "" {
+	if ia.PrincipalID == "" || ia.ClientID == "" || ia.ClientID == ia.PrincipalID ||
+		iz.PrincipalID == ia.PrincipalID || one.Identity.PrincipalID != "" {
 		t.Errorf("%+v %+v", one.Identity, two.Identity)
 	}
 	if both.Identity.UserAssignedIdentities[a] != ia || both.Identity.PrincipalID != both.Meta.UID {
@@ -269,21 +281,24 @@ func TestEndpointIdentities(t *testing.T) {
 		sel    Selector
 		want   string
 	}{
-		"the only one":             {oneSecret, Selector{}, ia.PrincipalID},
-		"one of two, unnamed":      {twoSecret, Selector{}, string(online.CodeBadArgument)},
-		"by client id":             {twoSecret, Selector{ClientID: iz.ClientID}, iz.PrincipalID},
-		"by object id":             {twoSecret, Selector{ObjectID: ia.PrincipalID}, ia.PrincipalID},
-		"by resource id":           {twoSecret, Selector{ResourceID: z}, iz.PrincipalID},
-		"of another endpoint":      {oneSecret, Selector{ClientID: iz.ClientID}, string(online.CodeBadArgument)},
-		"system before user":       {bothSecret, Selector{}, both.Meta.UID},
-		"user beside system":       {bothSecret, Selector{ClientID: ia.ClientID}, ia.PrincipalID},
-		"another's system":         {oneSecret, Selector{ClientID: both.Meta.UID}, string(online.CodeBadArgument)},
-		"the administrator":        {"administrator's token", Selector{}, online.Administrator.ID},
-		"administrator as another": {"administrator's token", Selector{ClientID: ia.ClientID}, string(online.CodeBadArgument)},
-		"nobody":                   {"x", Selector{}, ErrCredential.Error()},
-		"empty":                    {"", Selector{}, ErrCredential.Error()},
-		"forged":                   {online.Secret(strings.Split(oneSecret.Reveal(), ".")[0] + "." + strings.Split(twoSecret.Reveal(), ".")[1]), Selector{}, ErrCredential.Error()},
-		"without a code":           {online.Secret(strings.Split(oneSecret.Reveal(), ".")[0] + "."), Selector{}, ErrCredential.Error()},
+		"the only one":        {oneSecret, Selector{}, ia.PrincipalID},
+		"one of two, unnamed": {twoSecret, Selector{}, string(online.CodeBadArgument)},
+		"by client id":        {twoSecret, Selector{ClientID: iz.ClientID}, iz.PrincipalID},
+		"by object id":        {twoSecret, Selector{ObjectID: ia.PrincipalID}, ia.PrincipalID},
+		"by resource id":      {twoSecret, Selector{ResourceID: z}, iz.PrincipalID},
+		"of another endpoint": {oneSecret, Selector{ClientID: iz.ClientID}, string(online.CodeBadArgument)},
+		"system before user":  {bothSecret, Selector{}, both.Meta.UID},
+		"user beside system":  {bothSecret, Selector{ClientID: ia.ClientID}, ia.PrincipalID},
+		"another's system":    {oneSecret, Selector{ClientID: both.Meta.UID}, string(online.CodeBadArgument)},
+		"the administrator":   {"administrator's token", Selector{}, online.Administrator.ID},
+		"administrator as another": {"administrator's token", Selector{ClientID: ia.ClientID},
+			string(online.CodeBadArgument)},
+		"nobody": {"x", Selector{}, ErrCredential.Error()},
+		"empty":  {"", Selector{}, ErrCredential.Error()},
+		"forged": {online.Secret(strings.Split(oneSecret.Reveal(), ".")[0] + "." +
+			strings.Split(twoSecret.Reveal(), ".")[1]), Selector{}, ErrCredential.Error()},
+		"without a code": {online.Secret(strings.Split(oneSecret.Reveal(), ".")[0] + "."), Selector{},
+			ErrCredential.Error()},
 	} {
 		if got := ask(c.secret, c.sel); got != c.want {
 			t.Errorf("%s: %s, want %s", what, got, c.want)
@@ -291,8 +306,9 @@ func TestEndpointIdentities(t *testing.T) {
 	}
 
 	// A repeated PUT, with the members that the service had added, changes nothing; another identity is refused.
-	again, err := b.PutEndpoint(ctx, admin, home, "two", PutEndpoint{Spec: online.EndpointSpec{Identity: online.Identity{
-		Type: "UserAssigned", UserAssigned: []string{a, z}}}})
+	again, err := b.PutEndpoint(ctx, admin, home, "two",
+		PutEndpoint{Spec: online.EndpointSpec{Identity: online.Identity{
+			Type: "UserAssigned", UserAssigned: []string{a, z}}}})
 	if err != nil || again.Resource.Identity.UserAssignedIdentities[z] != iz {
 		t.Errorf("%+v, %v", again.Resource.Identity, err)
 	}
@@ -338,13 +354,16 @@ func TestEndpointToken(t *testing.T) {
 	claims, err := b.Identities.Issuer().Verify(token.Text.Reveal())
 	e := made[online.AuthAMLToken].Meta
 	if err != nil || !claims.Scoring(e.UID, "e-amltoken") || claims.ObjectID != admin.Principal.ID ||
-		claims.Actions[0] != "Microsoft.MachineLearningServices/workspaces/onlineEndpoints/score/action" || claims.WorkspaceID == "" {
+		claims.Actions[0] != "Microsoft.MachineLearningServices/workspaces/onlineEndpoints/score/action" ||
+		claims.WorkspaceID == "" {
 		t.Errorf("%+v, %v", claims, err)
 	}
-	if life, fresh := token.Expires.Sub(token.Issued), token.Refresh.Sub(token.Issued); life != access.ScoringLife || fresh != access.ScoringFresh {
+	if life, fresh := token.Expires.Sub(token.Issued), token.Refresh.Sub(token.Issued); life != access.ScoringLife ||
+		fresh != access.ScoringFresh {
 		t.Errorf("good for %v, to be refreshed after %v", life, fresh)
 	}
-	activities, err := b.ListActivities(ctx, admin, home, "e-amltoken", e.CreatedAt.AddDate(-1, 0, 0), e.CreatedAt.AddDate(1, 0, 0), 10)
+	activities, err := b.ListActivities(ctx, admin, home, "e-amltoken", e.CreatedAt.AddDate(-1, 0, 0),
+		e.CreatedAt.AddDate(1, 0, 0), 10)
 	if err != nil || !strings.HasSuffix(activities[0].Action, "/token/action") || activities[0].Principal != "admin" {
 		t.Errorf("%+v, %v", activities, err)
 	}
@@ -353,10 +372,22 @@ func TestEndpointToken(t *testing.T) {
 		do         func(name string) error
 	}{
 		{"e-key", "listKeys", func(n string) error { _, err := b.Token(ctx, admin, home, n); return err }},
-		{"e-aadtoken", access.AudienceML, func(n string) error { _, err := b.Token(ctx, admin, home, n); return err }},
+		{"e-aadtoken", access.AudienceML, func(n string) error {
+			_,
+				err := b.Token(ctx, admin, home, n)
+			return err
+		}},
 		{"e-amltoken", "token", func(n string) error { _, err := b.ListKeys(ctx, admin, home, n); return err }},
-		{"e-aadtoken", "token endpoint", func(n string) error { _, err := b.ListKeys(ctx, admin, home, n); return err }},
-		{"e-amltoken", "token", func(n string) error { _, err := b.RegenerateKey(ctx, admin, home, n, "Primary", ""); return err }},
+		{"e-aadtoken", "token endpoint", func(n string) error {
+			_,
+				err := b.ListKeys(ctx, admin, home, n)
+			return err
+		}},
+		{"e-amltoken", "token", func(n string) error {
+			_, err := b.RegenerateKey(ctx, admin, home, n, "Primary",
+				"")
+			return err
+		}},
 	} {
 		wantError(t, c.do(c.name), online.CodeBadArgument, arm.FormatID(home.Endpoint(c.name)), c.part)
 	}

@@ -49,7 +49,8 @@ func (s *Service) CreatePrincipal(ctx context.Context, c Caller, name string) (o
 	}
 	id := uuid.NewString()
 	return s.setSecret(ctx, c, name, "create", func(tx store.Tx, rec *store.Record) (online.PrincipalSpec, error) {
-		if rec != nil || strings.EqualFold(name, online.Administrator.Name) || strings.EqualFold(name, online.System.Name) {
+		if rec != nil || strings.EqualFold(name, online.Administrator.Name) ||
+			strings.EqualFold(name, online.System.Name) {
 			return online.PrincipalSpec{}, online.Errorf(online.CodeConflict, "name",
 				"the principal %q exists already; reset its credential to get a new secret", name)
 		}
@@ -67,7 +68,8 @@ func (s *Service) CreatePrincipal(ctx context.Context, c Caller, name string) (o
 
 // ResetCredential gives a principal a new secret. The one before, and the assertions that stood beside it, end.
 func (s *Service) ResetCredential(ctx context.Context, c Caller, name string) (Credential, error) {
-	return s.setSecret(ctx, c, name, "resetCredential", func(_ store.Tx, rec *store.Record) (online.PrincipalSpec, error) {
+	const why = "resetCredential"
+	return s.setSecret(ctx, c, name, why, func(_ store.Tx, rec *store.Record) (online.PrincipalSpec, error) {
 		if rec == nil {
 			return online.PrincipalSpec{}, noPrincipal(name)
 		}
@@ -83,7 +85,8 @@ func noPrincipal(name string) *online.Error {
 	return online.Errorf(online.CodeNotFound, "name", "the principal %.80q does not exist on this server", name)
 }
 
-// setSecret stores a principal with a fresh secret. spec makes the rest of what is kept; rec is nil when there is none.
+// setSecret stores a principal with a fresh secret. spec makes the rest of what is kept; rec is nil when there is
+// none.
 func (s *Service) setSecret(ctx context.Context, c Caller, name, why string,
 	spec func(tx store.Tx, rec *store.Record) (online.PrincipalSpec, error)) (out Credential, err error) {
 	now, secret := s.now(), access.NewSecret()
@@ -115,7 +118,8 @@ func (s *Service) setSecret(ctx context.Context, c Caller, name, why string,
 }
 
 // putPrincipal stores a principal or a user-assigned identity.
-func (s *Service) putPrincipal(tx store.Tx, c Caller, id online.ID, p online.PrincipalSpec, why string, now time.Time) error {
+func (s *Service) putPrincipal(tx store.Tx, c Caller, id online.ID, p online.PrincipalSpec, why string,
+	now time.Time) error {
 	doc, err := json.Marshal(p)
 	if err != nil {
 		return fmt.Errorf("encode principal: %w", err)
@@ -135,16 +139,16 @@ func (s *Service) principal(rec *store.Record, p *online.PrincipalSpec) Principa
 	if rec.ID.Kind == online.KindUserIdentity {
 		kind = PrincipalUserAssigned
 	}
-	return Principal{ID: arm.FormatID(rec.ID), Name: rec.ID.Name, Kind: kind, ObjectID: p.ObjectID, ClientID: p.ClientID,
-		Tenant: s.Identities.issuer.Tenant(), CreatedAt: rec.CreatedAt, CreatedBy: rec.CreatedBy}
+	return Principal{ID: arm.FormatID(rec.ID), Name: rec.ID.Name, Kind: kind, ObjectID: p.ObjectID,
+		ClientID: p.ClientID, Tenant: s.Identities.issuer.Tenant(), CreatedAt: rec.CreatedAt, CreatedBy: rec.CreatedBy}
 }
 
 // ListPrincipals lists the administrator, the principals that people made, and the user-assigned identities.
 func (s *Service) ListPrincipals(ctx context.Context, c Caller) (out []Principal, err error) {
 	a := online.Administrator
 	err = s.view(ctx, c, func(r store.Reader) error {
-		out = []Principal{{ID: arm.FormatID(online.PrincipalID(a.Name)), Name: a.Name, Kind: PrincipalAdministrator, ObjectID: a.ID,
-			ClientID: a.ID, Tenant: s.Identities.issuer.Tenant()}}
+		out = []Principal{{ID: arm.FormatID(online.PrincipalID(a.Name)), Name: a.Name, Kind: PrincipalAdministrator,
+			ObjectID: a.ID, ClientID: a.ID, Tenant: s.Identities.issuer.Tenant()}}
 		for _, kind := range []online.Kind{online.KindPrincipal, online.KindUserIdentity} {
 			all, err := store.List[online.PrincipalSpec, struct{}](r, kindPrefix(kind), store.Page{})
 			if err != nil {
@@ -235,7 +239,8 @@ type EndpointToken struct {
 const scoreAction = arm.Namespace + "/workspaces/onlineEndpoints/score/action"
 
 // Token issues a token for an endpoint with authMode AMLToken. Issuing one is an activity.
-func (s *Service) Token(ctx context.Context, c Caller, w online.WorkspaceID, name string) (out EndpointToken, err error) {
+func (s *Service) Token(ctx context.Context, c Caller, w online.WorkspaceID, name string) (
+	out EndpointToken, err error) {
 	now := s.now()
 	err = s.update(ctx, c, func(tx store.Tx) error {
 		ws, err := workspace(tx, w)
@@ -273,7 +278,9 @@ func wantMode(rec *store.Record, modes ...online.AuthMode) error {
 	instead := map[online.AuthMode]string{
 		online.AuthKey:      "by key (authMode Key); use listKeys",
 		online.AuthAMLToken: "by a token of its own (authMode AMLToken); POST .../token gives one",
-		online.AuthAADToken: "by a principal's token (authMode AADToken); ask the server's token endpoint for one for " + access.AudienceML,
+		online.AuthAADToken: "by a principal's token (authMode AADToken); ask the server's token endpoint for one for " +
+			access.AudienceML,
 	}
-	return online.Errorf(online.CodeBadArgument, arm.FormatID(rec.ID), "the endpoint identifies its callers %s", instead[spec.AuthMode])
+	return online.Errorf(online.CodeBadArgument, arm.FormatID(rec.ID), "the endpoint identifies its callers %s",
+		instead[spec.AuthMode])
 }

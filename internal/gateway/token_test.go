@@ -21,7 +21,8 @@ func newIssuer(t testing.TB, now func() time.Time) *access.Issuer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	i, err := access.NewIssuer(access.IssuerConfig{URL: "https://host/t/v2.0", Tenant: "t", Keys: []online.Secret{key}, Now: now})
+	i, err := access.NewIssuer(access.IssuerConfig{URL: "https://host/t/v2.0", Tenant: "t",
+		Keys: []online.Secret{key}, Now: now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +63,8 @@ func TestAuthModes(t *testing.T) {
 	}
 	caller := access.Subject{ObjectID: "o-1", AppID: "o-1"}
 	scoring := func(i *access.Issuer, endpoint, uid string) string {
-		return text(i.IssueScoring(access.ScoringGrant{Subject: access.Subject{ObjectID: "o-7"}, Endpoint: endpoint, UID: uid}))
+		return text(i.IssueScoring(access.ScoringGrant{Subject: access.Subject{ObjectID: "o-7"}, Endpoint: endpoint,
+			UID: uid}))
 	}
 	presented := map[string]string{
 		"key":                       primaryKey,
@@ -77,12 +79,14 @@ func TestAuthModes(t *testing.T) {
 		"principal for management":  text(issuer.Issue(caller, "https://management.azure.com")),
 		"principal of others":       text(stranger.Issue(caller, "https://ml.azure.com")),
 		"stranger":                  text(issuer.Issue(access.Subject{ObjectID: "o-2"}, "https://ml.azure.com")),
-		"managed identity":          text(issuer.Issue(access.Subject{ObjectID: "o-1", Resource: "/x"}, "https://ml.azure.com")),
-		"assertion":                 text(issuer.IssueAssertion(caller, "c")),
-		"alg none":                  "eyJhbGciOiJub25lIn0.eyJpc3MiOiJhenVyZW1sIn0.",
-		"nothing":                   "x",
+		"managed identity": text(issuer.Issue(access.Subject{ObjectID: "o-1", Resource: "/x"},
+			"https://ml.azure.com")),
+		"assertion": text(issuer.IssueAssertion(caller, "c")),
+		"alg none":  "eyJhbGciOiJub25lIn0.eyJpc3MiOiJhenVyZW1sIn0.",
+		"nothing":   "x",
 	}
-	opens := map[string]string{"key": "e-Key", "scoring token": "e-AMLToken", "principal": "e-AADToken", "principal with slash": "e-AADToken"}
+	opens := map[string]string{"key": "e-Key", "scoring token": "e-AMLToken", "principal": "e-AADToken",
+		"principal with slash": "e-AADToken"}
 	n := 0
 	for what, credential := range presented {
 		for _, e := range all {
@@ -100,11 +104,13 @@ func TestAuthModes(t *testing.T) {
 			if rec.AuthMode != string(e.AuthMode) {
 				t.Errorf("%s at %s: recorded as %s", what, e.Name, rec.AuthMode)
 			}
-			if want == 401 && (rec.Reason != telemetry.ReasonAccessDenied || rec.Caller+rec.CallerID != "" || r.header.Get("WWW-Authenticate") == "" ||
+			if want == 401 && (rec.Reason != telemetry.ReasonAccessDenied || rec.Caller+rec.CallerID != "" ||
+				r.header.Get("WWW-Authenticate") == "" ||
 				strings.Contains(r.body, credential) && credential != "x") {
 				t.Errorf("%s at %s: %+v %s", what, e.Name, rec, r.body)
 			}
-			if got, expect := rec.Caller+"|"+rec.CallerID, map[string]string{"key": "primary|", "scoring token": "|o-7"}[what]; want == 200 {
+			if got, expect := rec.Caller+"|"+rec.CallerID, map[string]string{"key": "primary|",
+				"scoring token": "|o-7"}[what]; want == 200 {
 				if expect == "" {
 					expect = "|o-1"
 				}

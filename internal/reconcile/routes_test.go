@@ -13,7 +13,8 @@ import (
 func TestTableHoldsWhatTheModeNeeds(t *testing.T) {
 	f := newFixture(t)
 	f.run()
-	for name, mode := range map[string]online.AuthMode{"keyed": online.AuthKey, "tokened": online.AuthAMLToken, "aad": online.AuthAADToken} {
+	for name, mode := range map[string]online.AuthMode{"keyed": online.AuthKey, "tokened": online.AuthAMLToken,
+		"aad": online.AuthAADToken} {
 		rec := f.put(ws.Endpoint(name), online.EndpointSpec{AuthMode: mode})
 		f.update(func(tx store.Tx) error { return tx.PutSecret(rec.UID, online.SecretPrimaryKey, "k1") })
 	}
@@ -24,7 +25,8 @@ func TestTableHoldsWhatTheModeNeeds(t *testing.T) {
 			return false
 		}
 		k, m, a := table.Match("keyed"), table.Match("tokened"), table.Match("aad")
-		return len(k.Keys) == 1 && len(k.Callers) == 0 && len(m.Keys)+len(m.Callers) == 0 && len(a.Keys) == 0 && a.Admits("o-1") &&
+		return len(k.Keys) == 1 && len(k.Callers) == 0 && len(m.Keys)+len(m.Callers) == 0 && len(a.Keys) == 0 &&
+			a.Admits("o-1") &&
 			a.Admits(online.Administrator.ID) && !a.Admits("o-2") && !k.Admits("o-1")
 	})
 	f.update(func(tx store.Tx) error { return tx.Remove(online.PrincipalID("ci"), "test", time.Now()) })

@@ -15,7 +15,8 @@ import (
 	"portico/internal/online"
 )
 
-// audiences are the resources that clients ask tokens for when they mean this management API: Azure's own names, which
+// audiences are the resources that clients ask tokens for when they mean this management API: Azure's own names,
+// which
 // unmodified clients keep, and the server's.
 func (s *serving) audiences() []string {
 	out := []string{s.managementURL(), "https://management.azure.com", "https://management.core.windows.net",

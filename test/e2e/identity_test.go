@@ -89,7 +89,8 @@ func (s *server) verified(token string) map[string]any {
 		e, _ := base64.RawURLEncoding.DecodeString(k.E)
 		public := &rsa.PublicKey{N: new(big.Int).SetBytes(n), E: int(new(big.Int).SetBytes(e).Int64())}
 		sum := sha256.Sum256([]byte(part[0] + "." + part[1]))
-		if err := rsa.VerifyPKCS1v15(public, crypto.SHA256, sum[:], raw[2]); err != nil || header.Alg != "RS256" || discovery.Issuer != issuer {
+		if err := rsa.VerifyPKCS1v15(public, crypto.SHA256, sum[:], raw[2]); err != nil || header.Alg != "RS256" ||
+			discovery.Issuer != issuer {
 			s.t.Fatalf("the token does not verify: %v, %+v, issuer %s of %s", err, header, issuer, discovery.Issuer)
 		}
 		return claims
@@ -103,8 +104,10 @@ func (s *server) verified(token string) map[string]any {
 func TestIdentityInsideAnInstance(t *testing.T) {
 	s := start(t)
 	ids := "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/reader"
-	a := s.api("PUT", workspace+"/onlineEndpoints/who", map[string]any{"location": "local", "properties": map[string]any{"authMode": "Key"},
-		"identity": map[string]any{"type": "SystemAssigned,UserAssigned", "userAssignedIdentities": map[string]any{ids: map[string]any{}}}})
+	a := s.api("PUT", workspace+"/onlineEndpoints/who", map[string]any{"location": "local",
+		"properties": map[string]any{"authMode": "Key"},
+		"identity": map[string]any{"type": "SystemAssigned,UserAssigned",
+			"userAssignedIdentities": map[string]any{ids: map[string]any{}}}})
 	if a.status != http.StatusCreated {
 		t.Fatalf("%d %s", a.status, a.body)
 	}
@@ -153,33 +156,40 @@ func TestIdentityInsideAnInstance(t *testing.T) {
 	check(map[string]any{"resource": vault, "appservice": true}, shown.Identity.PrincipalID, vault)
 	check(map[string]any{"resource": vault, "client": user.ClientID}, user.PrincipalID, vault)
 	for _, bad := range []map[string]any{
-		{"resource": vault, "secret": "wrong"}, {"resource": vault, "client": "00000000-0000-0000-0000-000000000000"}, {"resource": "azureml"},
+		{"resource": vault, "secret": "wrong"}, {"resource": vault, "client": "00000000-0000-0000-0000-000000000000"},
+		{"resource": "azureml"},
 	} {
 		if status, answer := ask(bad); status < 400 || answer["access_token"] != nil {
 			t.Errorf("%v: %d %v", bad, status, answer)
 		}
 	}
 	// An instance has no rights on the server that it runs on.
-	management := check(map[string]any{"resource": s.ready.ManagementURL}, shown.Identity.PrincipalID, s.ready.ManagementURL)
-	if got := s.api("GET", workspace, nil, "Authorization", "Bearer "+management); got.status != http.StatusForbidden {
+	management := check(map[string]any{"resource": s.ready.ManagementURL}, shown.Identity.PrincipalID,
+		s.ready.ManagementURL)
+	if got := s.api("GET", workspace, nil, "Authorization",
+		"Bearer "+management); got.status != http.StatusForbidden {
 		t.Errorf("the token of an instance is answered %d: %s", got.status, got.body)
 	}
 
 	variables := s.score("who", key, `{"variables": true}`).json(t)
 	secret, _ := variables["MSI_SECRET"].(string)
-	if secret == "" || variables["IDENTITY_HEADER"] != secret || variables["IDENTITY_ENDPOINT"] != variables["MSI_ENDPOINT"] {
+	if secret == "" || variables["IDENTITY_HEADER"] != secret ||
+		variables["IDENTITY_ENDPOINT"] != variables["MSI_ENDPOINT"] {
 		t.Fatalf("variables %v", variables)
 	}
 	s.kill()
 	s.up()
 	check(map[string]any{"resource": vault}, shown.Identity.PrincipalID, vault)
-	if after := s.score("who", key, `{"variables": true}`).json(t); after["MSI_ENDPOINT"] != variables["MSI_ENDPOINT"] {
-		t.Errorf("the instance was restarted, or its endpoint moved: %v, %v", variables["MSI_ENDPOINT"], after["MSI_ENDPOINT"])
+	if after := s.score("who", key,
+		`{"variables": true}`).json(t); after["MSI_ENDPOINT"] != variables["MSI_ENDPOINT"] {
+		t.Errorf("the instance was restarted, or its endpoint moved: %v, %v", variables["MSI_ENDPOINT"],
+			after["MSI_ENDPOINT"])
 	}
 
 	s.must("ml", "online-endpoint", "update", "-n", "who", "--traffic", "blue=0", "-o", "none")
 	s.must("ml", "online-deployment", "delete", "-e", "who", "-n", "blue", "--yes", "-o", "none")
-	req, err := http.NewRequest(http.MethodGet, variables["MSI_ENDPOINT"].(string)+"?resource="+url.QueryEscape(vault), nil)
+	req, err := http.NewRequest(http.MethodGet,
+		variables["MSI_ENDPOINT"].(string)+"?resource="+url.QueryEscape(vault), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,7 +229,8 @@ func TestOwnVariablesWin(t *testing.T) {
 	s := start(t)
 	s.deploy("own", "blue", identityScript, "environment_variables:\n  MSI_ENDPOINT: http://mine.example/token\n")
 	got := s.score("own", s.key("own"), `{"variables": true}`).json(t)
-	if got["MSI_ENDPOINT"] != "http://mine.example/token" || got["MSI_SECRET"] != nil || got["IDENTITY_HEADER"] == nil {
+	if got["MSI_ENDPOINT"] != "http://mine.example/token" || got["MSI_SECRET"] != nil ||
+		got["IDENTITY_HEADER"] == nil {
 		t.Errorf("the server's secret beside a person's address: %v", got)
 	}
 }
@@ -231,23 +242,27 @@ func TestTokenModes(t *testing.T) {
 		dir := files(t, map[string]string{"endpoint.yml": "name: " + name + "\nauth_mode: " + mode + "\n"})
 		s.must("ml", "online-endpoint", "create", "-f", filepath.Join(dir, "endpoint.yml"), "-o", "none")
 		s.deploy(name, "blue", echoScript, "")
-		if out := s.must("ml", "online-endpoint", "invoke", "-n", name, "--input", `{"a": 1}`); !strings.Contains(out, "echo") {
+		if out := s.must("ml", "online-endpoint", "invoke", "-n", name, "--input", `{"a": 1}`); !strings.Contains(out,
+			"echo") {
 			t.Errorf("%s: %s", mode, out)
 		}
 	}
 	tokenOf := func(name string) string {
-		return strings.TrimSpace(s.must("ml", "online-endpoint", "get-credentials", "-n", name, "--query", "accessToken", "-o", "tsv"))
+		return strings.TrimSpace(s.must("ml", "online-endpoint", "get-credentials", "-n", name, "--query",
+			"accessToken", "-o", "tsv"))
 	}
 	aml, aad := tokenOf("amltok"), tokenOf("aadtok")
 	for _, c := range []struct {
 		endpoint, token string
 		want            int
 	}{
-		{"amltok", aml, 200}, {"aadtok", aad, 200}, {"amltok", aad, 401}, {"aadtok", aml, 401}, {"amltok", aml[:len(aml)-6] + "AAAAAA", 401},
+		{"amltok", aml, 200}, {"aadtok", aad, 200}, {"amltok", aad, 401}, {"aadtok", aml, 401},
+		{"amltok", aml[:len(aml)-6] + "AAAAAA", 401},
 		{"amltok", s.token, 401}, {"aadtok", s.token, 401},
 	} {
 		if got := s.score(c.endpoint, c.token, `{}`); got.status != c.want {
-			t.Errorf("%s with a token of %d characters: %d, want %d: %s", c.endpoint, len(c.token), got.status, c.want, got.body)
+			t.Errorf("%s with a token of %d characters: %d, want %d: %s", c.endpoint, len(c.token), got.status,
+				c.want, got.body)
 		}
 	}
 	// A principal of its own, through the OAuth token endpoint.
@@ -255,8 +270,9 @@ func TestTokenModes(t *testing.T) {
 	if err := json.Unmarshal([]byte(s.must("identity", "create", "caller")), &made); err != nil {
 		t.Fatal(err)
 	}
-	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {made.ClientID}, "client_secret": {made.ClientSecret},
-		"scope": {"https://ml.azure.com/.default"}}
+	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {made.ClientID},
+		"client_secret": {made.ClientSecret},
+		"scope":         {"https://ml.azure.com/.default"}}
 	resp, err := s.http.PostForm(s.ready.ManagementURL+"/common/oauth2/v2.0/token", form)
 	if err != nil {
 		t.Fatal(err)
@@ -268,9 +284,15 @@ func TestTokenModes(t *testing.T) {
 	if err := json.NewDecoder(resp.Body).Decode(&got); err != nil || resp.StatusCode != http.StatusOK {
 		t.Fatalf("%d %v", resp.StatusCode, err)
 	}
-	s.eventually("the new principal may call", func() bool { return s.score("aadtok", got.Token, `{}`).status == http.StatusOK })
+	s.eventually("the new principal may call", func() bool {
+		return s.score("aadtok", got.Token,
+			`{}`).status == http.StatusOK
+	})
 	s.must("identity", "delete", "caller", "--yes")
-	s.eventually("a principal that is gone may not", func() bool { return s.score("aadtok", got.Token, `{}`).status == http.StatusUnauthorized })
+	s.eventually("a principal that is gone may not", func() bool {
+		return s.score("aadtok", got.Token,
+			`{}`).status == http.StatusUnauthorized
+	})
 	// The log is written behind the answers.
 	for _, want := range []string{`"authType":"AMLToken","callerId":"00000000-0000-0000-0000-00000000ad01"`,
 		`"authType":"AADToken","callerId":"` + made.ObjectID + `"`} {
