@@ -435,15 +435,15 @@ func (b *blobCall) blocks(name, which string) error {
 	}
 	var out blockListing
 	if which = strings.ToLower(which); which == "" || which == "committed" || which == "all" {
-		out.Committed = span(committed)
+		out.Committed = listBlocks(committed)
 	}
 	if which == "uncommitted" || which == "all" {
-		out.Uncommitted = span(uncommitted)
+		out.Uncommitted = listBlocks(uncommitted)
 	}
 	return b.xml(http.StatusOK, out)
 }
 
-func span(blocks []artifact.Block) *blockSpan {
+func listBlocks(blocks []artifact.Block) *blockSpan {
 	var s blockSpan
 	for _, bl := range blocks {
 		s.Blocks = append(s.Blocks, blockEntry{bl.ID, bl.Size})
