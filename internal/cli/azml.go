@@ -104,7 +104,7 @@ func runML(ctx context.Context, c *azCall) error {
 	line := strings.Fields(c.command.words)
 	for _, arg := range c.command.args {
 		values, given := c.values[arg.key()]
-		if !given || arg.to == "-" || arg.key() == "resource-group" || arg.key() == "workspace-name" {
+		if !given || arg.to == "-" || arg.refused != "" || arg.key() == "resource-group" || arg.key() == "workspace-name" {
 			continue
 		}
 		to := orDefault(arg.to, arg.key())
