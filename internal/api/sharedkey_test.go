@@ -160,7 +160,7 @@ func TestSharedKey(t *testing.T) {
 
 // TestSignedAsWords signs with the headers in the Python SDK's order, where a hyphen counts for nothing.
 func TestSignedAsWords(t *testing.T) {
-	r := httptest.NewRequest("GET", "/c/b?comp=list", nil)
+	r := httptest.NewRequest(http.MethodGet, "/c/b?comp=list", nil)
 	r.Header.Set("x-ms-meta-a-z", "1")
 	r.Header.Set("x-ms-meta-ab", "2")
 	texts := signedTexts(r, "/c/b", "acc")

@@ -281,7 +281,7 @@ func TestUploadMemory(t *testing.T) {
 	q, path := s.sasToken(), s.URL+"/blobs/"+s.container()+"/big/model.bin"
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	req, err := http.NewRequest("PUT", path+"?"+q, io.LimitReader(&noise{}, size))
+	req, err := http.NewRequest(http.MethodPut, path+"?"+q, io.LimitReader(&noise{}, size))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -313,7 +313,7 @@ func TestInterruptedUpload(t *testing.T) {
 	q, path := s.sasToken(), s.URL+"/blobs/"+s.container()+"/LocalUpload/h/model.bin"
 	ctx, cancel := context.WithCancel(context.Background())
 	body, feed := io.Pipe()
-	req, err := http.NewRequestWithContext(ctx, "PUT", path+"?"+q, body)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, path+"?"+q, body)
 	if err != nil {
 		t.Fatal(err)
 	}
