@@ -23,5 +23,5 @@ func main() {
 	if filepath.Base(os.Args[0]) == cli.AzName { // a link that `portico shim install` made
 		os.Exit(app.RunAz(ctx, os.Args[1:]))
 	}
-	os.Exit(app.Run(ctx, os.Args[1:]))
+	os.Exit(app.Run(ctx, cli.Arguments(os.Args)))
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"portico/internal/compute"
@@ -22,11 +23,13 @@ import (
 // InferConfig is what `portico infer` runs: one instance of a scoring script, behind a listener of its own. Zero
 // values take the defaults named in the comments.
 type InferConfig struct {
-	EntryScript string // scoring script, relative to AppRoot; required
+	EntryScript string // scoring script, absolute or relative to AppRoot, else to the working directory
+	ConfigFile  string // JSON file of settings that may name the script in its place; config.json beside the code
 	AppRoot     string // code folder; the working directory
 	ModelDir    string // AZUREML_MODEL_DIR of the workers; none
 	Host        string // 127.0.0.1
 	Port        int    // 0 takes a free one
+	HealthPort  int    // a second listener with the same routes; 0: none
 	WorkerCount int    // processes; 1
 	Python      string // interpreter; python3 on PATH
 	ReadyFile   string // gets the address once requests are served; none
@@ -35,6 +38,11 @@ type InferConfig struct {
 	RequestTimeout  time.Duration // bound of a request that names no shorter one; DefaultInferTimeout
 	MaxRequestBytes int64         // of a body; DefaultInferBytes
 	DrainTimeout    time.Duration // for requests under way when it is stopped; DefaultInferDrain
+
+	Reload    bool // take up changed files of the code and the model
+	Debug     bool // answers hold the traceback of what run() raised
+	AccessLog bool // a line in Output for each request
+	Banner    bool // settings and routes in Output before anything else, as the reference server prints them
 
 	// Environment is added to this process's own environment for the workers. PORTICO_* of the latter are left out.
 	Environment map[string]online.Secret
@@ -66,13 +74,16 @@ func (e *InferFailure) Error() string { return "the instance cannot serve: " + e
 func (e *InferFailure) ExitCode() int { return 3 }
 
 func (c *InferConfig) fill() error {
-	if c.EntryScript == "" {
-		return errors.New("start inference server: an entry script is required")
+	if c.EntryScript == "" && c.ConfigFile == "" {
+		return errors.New("start inference server: an entry script or a configuration file is required")
 	}
 	if c.AppRoot == "" {
 		c.AppRoot = "."
 	}
-	for _, path := range []*string{&c.AppRoot, &c.ModelDir} {
+	if err := c.findScript(); err != nil {
+		return err
+	}
+	for _, path := range []*string{&c.AppRoot, &c.ModelDir, &c.ConfigFile} {
 		if *path == "" {
 			continue
 		}
@@ -90,6 +101,25 @@ func (c *InferConfig) fill() error {
 	orElse(&c.MaxRequestBytes, DefaultInferBytes)
 	orElse(&c.DrainTimeout, DefaultInferDrain)
 	orElse(&c.Output, os.Stdout)
+	return nil
+}
+
+// findScript takes a script that is not in the code folder but in the working directory, as the reference server does.
+func (c *InferConfig) findScript() error {
+	if c.EntryScript == "" || filepath.IsAbs(c.EntryScript) {
+		return nil
+	}
+	if _, err := os.Stat(filepath.Join(c.AppRoot, c.EntryScript)); err == nil {
+		return nil
+	}
+	if _, err := os.Stat(c.EntryScript); err != nil {
+		return nil // the worker says that it does not exist, and where
+	}
+	absolute, err := filepath.Abs(c.EntryScript)
+	if err != nil {
+		return fmt.Errorf("start inference server: %w", err)
+	}
+	c.EntryScript = absolute
 	return nil
 }
 
@@ -115,27 +145,81 @@ func RunInfer(ctx context.Context, cfg InferConfig, logger *slog.Logger) (err er
 	if err != nil {
 		return err
 	}
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(cfg.Host, strconv.Itoa(cfg.Port)))
-	if err != nil {
-		return fmt.Errorf("start inference server: %w", err)
-	}
-	defer listener.Close() // a second time after the server closed it; then it says so, and nobody needs to know
-	launcher := newExecLauncher(cfg, runtime)
-	defer launcher.close()
-	pool, err := inference.NewPool(inference.PoolConfig{
-		Instance: "infer", Dir: dir, Workers: cfg.WorkerCount, MaxConcurrent: cfg.MaxConcurrent,
-	}, launcher, logger)
+	listeners, err := listenInfer(ctx, cfg)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, pool.Close(context.WithoutCancel(ctx))) }()
-	if err := awaitReady(ctx, pool); err != nil {
+	defer closeAll(listeners) // a second time after the server closed them; then it says so, and nobody needs to know
+	if cfg.Banner {
+		if err := printBanner(cfg, listeners); err != nil {
+			return err
+		}
+	}
+	launcher := newExecLauncher(cfg, runtime)
+	defer launcher.close()
+	g := &generations{cfg: cfg, dir: dir, launcher: launcher, log: logger}
+	defer func() { err = errors.Join(err, g.close(ctx)) }()
+	pool, err := g.make(ctx)
+	g.current.Store(pool)
+	if err != nil {
 		if ctx.Err() != nil {
 			return nil // stopped before it had begun
 		}
 		return err
 	}
-	return serveInstance(ctx, cfg, pool, listener, logger)
+	return serveInstance(ctx, cfg, g, listeners, logger)
+}
+
+// listenInfer opens the listeners: one, or two when health has a port of its own.
+func listenInfer(ctx context.Context, cfg InferConfig) ([]net.Listener, error) {
+	ports := []int{cfg.Port}
+	if cfg.HealthPort != 0 && cfg.HealthPort != cfg.Port {
+		ports = append(ports, cfg.HealthPort)
+	}
+	var listeners []net.Listener
+	for _, port := range ports {
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(cfg.Host, strconv.Itoa(port)))
+		if err != nil {
+			closeAll(listeners)
+			return nil, fmt.Errorf("start inference server: %w", err)
+		}
+		listeners = append(listeners, l)
+	}
+	return listeners, nil
+}
+
+func closeAll(listeners []net.Listener) {
+	for _, l := range listeners {
+		l.Close()
+	}
+}
+
+// printBanner tells what is served where, in the words of the reference server.
+func printBanner(cfg InferConfig, listeners []net.Listener) error {
+	health := listeners[len(listeners)-1].Addr()
+	or := func(value string) string {
+		if value == "" {
+			return "None"
+		}
+		return value
+	}
+	_, err := fmt.Fprintf(cfg.Output, "\nPortico inference server %s\n\n"+
+		"Server Settings\n---------------\nEntry Script Name: %s\nModel Directory: %s\nConfig File: %s\nWorker Count: %d\n"+
+		"Worker Timeout (seconds): %d\nServer Port: %d\nHealth Port: %d\n\n"+
+		"Server Routes\n---------------\nLiveness Probe: GET   %s/\nScore:          POST  %s/score\n\n",
+		Version, or(cfg.EntryScript), or(cfg.ModelDir), or(cfg.ConfigFile), cfg.WorkerCount,
+		int(cfg.RequestTimeout.Seconds()), portOf(listeners[0].Addr()), portOf(health), health, listeners[0].Addr())
+	if err != nil {
+		return fmt.Errorf("start inference server: print settings: %w", err)
+	}
+	return nil
+}
+
+func portOf(address net.Addr) int {
+	if tcp, ok := address.(*net.TCPAddr); ok {
+		return tcp.Port
+	}
+	return 0
 }
 
 // awaitReady waits until every worker is ready. A process that ends before that is the script's fault.
@@ -153,10 +237,21 @@ func awaitReady(ctx context.Context, pool *inference.Pool) error {
 	return ctx.Err()
 }
 
+// serveInstance serves until ctx ends, and drains.
 func serveInstance(
-	ctx context.Context, cfg InferConfig, pool *inference.Pool, listener net.Listener, logger *slog.Logger,
-) error {
-	handler := &inferHandler{pool: pool, timeout: cfg.RequestTimeout, maxBytes: cfg.MaxRequestBytes, log: logger}
+	ctx context.Context, cfg InferConfig, g *generations, listeners []net.Listener, logger *slog.Logger,
+) (err error) {
+	background, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	handler := &inferHandler{instance: g, timeout: cfg.RequestTimeout, maxBytes: cfg.MaxRequestBytes, log: logger}
+	if cfg.AccessLog {
+		logging, stop := context.WithCancel(context.WithoutCancel(ctx)) // it outlives the last request
+		defer stop()
+		handler.access = &accessLog{out: cfg.Output}
+		wg.Go(func() { handler.access.run(logging) })
+	}
 	srv := &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: inferHeaderTimeout,
@@ -164,13 +259,19 @@ func serveInstance(
 		MaxHeaderBytes:    inferHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 	}
-	address := listener.Addr().String()
-	failed := make(chan error, 1)
-	go func() { failed <- srv.Serve(listener) }() // received below, always
+	failed := make(chan error, len(listeners))
+	for _, l := range listeners {
+		wg.Go(func() { failed <- srv.Serve(l) })
+	}
+	defer func() { err = errors.Join(err, ignoreClosed(srv.Close())) }() // nothing is left of it after a shutdown
+	address := listeners[0].Addr().String()
 	if cfg.ReadyFile != "" {
 		if err := announceInfer(cfg.ReadyFile, address); err != nil {
-			return errors.Join(err, srv.Close(), ignoreClosed(<-failed))
+			return err
 		}
+	}
+	if cfg.Reload {
+		wg.Go(func() { g.reload(background) })
 	}
 	logger.Info("serving", "address", address, "workers", cfg.WorkerCount)
 	select {
@@ -179,14 +280,12 @@ func serveInstance(
 	case <-ctx.Done():
 	}
 	logger.Info("draining")
-	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.DrainTimeout)
-	defer cancel()
-	err := srv.Shutdown(drain)
-	if err != nil {
+	drain, cancelDrain := context.WithTimeout(context.WithoutCancel(ctx), cfg.DrainTimeout)
+	defer cancelDrain()
+	if err := srv.Shutdown(drain); err != nil {
 		logger.Warn("requests are cut off", "error", err)
-		err = srv.Close()
 	}
-	return errors.Join(err, ignoreClosed(<-failed))
+	return nil
 }
 
 func ignoreClosed(err error) error {

@@ -64,10 +64,16 @@ func inferEnvironment(cfg InferConfig) []string {
 		}
 	}
 	values["AML_APP_ROOT"] = cfg.AppRoot
-	values["AZUREML_ENTRY_SCRIPT"] = cfg.EntryScript
 	values["WORKER_COUNT"] = strconv.Itoa(cfg.WorkerCount)
-	if cfg.ModelDir != "" {
-		values["AZUREML_MODEL_DIR"] = cfg.ModelDir
+	for name, value := range map[string]string{
+		"AZUREML_ENTRY_SCRIPT": cfg.EntryScript, "AZUREML_MODEL_DIR": cfg.ModelDir, "AZUREML_CONFIG_FILE": cfg.ConfigFile,
+	} {
+		if value != "" {
+			values[name] = value
+		}
+	}
+	if cfg.Debug {
+		values["PORTICO_WORKER_DEBUG"] = "true" // read by the worker alone
 	}
 	for name, value := range cfg.Environment {
 		values[name] = value.Reveal()

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,7 +20,8 @@ import (
 
 // inferHandler has the routes of the reference inference server. Errors are {"message": ...}, as there.
 type inferHandler struct {
-	pool     *inference.Pool
+	instance *generations
+	access   *accessLog // nil: none
 	timeout  time.Duration
 	maxBytes int64
 	log      *slog.Logger
@@ -37,20 +39,79 @@ func (h *inferHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "/":
 		h.health(w, r)
 	case "/score":
-		h.score(w, r)
+		h.serve(w, r, http.MethodGet, http.MethodPost, http.MethodOptions, http.MethodHead)
 	case "/swagger.json":
-		writeMessage(w, http.StatusNotFound, "This server does not describe the script as OpenAPI yet.")
+		h.serve(w, r, http.MethodGet, http.MethodHead)
 	default:
-		writeMessage(w, http.StatusNotFound, "The requested URL was not found on the server.")
+		writeMessage(w, http.StatusNotFound, "The requested URL was not found on the server. "+
+			"If you entered the URL manually please check your spelling and try again.")
 	}
 }
 
-func (h *inferHandler) health(w http.ResponseWriter, r *http.Request) {
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		writeMessage(w, http.StatusMethodNotAllowed, "The method is not allowed for the requested URL.")
+// serve hands a request to a worker and, where that is asked for, writes its access line.
+func (h *inferHandler) serve(w http.ResponseWriter, r *http.Request, methods ...string) {
+	if !slices.Contains(methods, r.Method) {
+		writeMessage(w, http.StatusMethodNotAllowed, notAllowed)
 		return
 	}
-	if state := h.pool.Status().State; state != inference.StateReady {
+	id := r.Header.Get("X-Request-Id")
+	if id == "" {
+		id = uuid.NewString()
+	}
+	if h.access == nil {
+		h.score(w, r, id)
+		return
+	}
+	began := time.Now()
+	seen := &seenWriter{ResponseWriter: w}
+	defer func() {
+		now := time.Now()
+		entry := accessEntry{id: id, method: r.Method, target: r.RequestURI, status: seen.status, took: now.Sub(began)}
+		if entry.length = seen.length; seen.streamed {
+			entry.length = -1
+		}
+		h.access.add(now, entry)
+	}()
+	h.score(seen, r, id)
+}
+
+// seenWriter remembers what was answered.
+type seenWriter struct {
+	http.ResponseWriter
+	status   int
+	length   int64
+	streamed bool
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (s *seenWriter) WriteHeader(status int) {
+	s.status, s.streamed = status, s.Header().Get("Content-Length") == ""
+	s.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements http.ResponseWriter.
+func (s *seenWriter) Write(p []byte) (int, error) {
+	n, err := s.ResponseWriter.Write(p)
+	s.length += int64(n)
+	return n, err
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (s *seenWriter) Unwrap() http.ResponseWriter { return s.ResponseWriter }
+
+// notAllowed is the reference server's text.
+const notAllowed = "The method is not allowed for the requested URL."
+
+func (h *inferHandler) health(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		writeMessage(w, http.StatusMethodNotAllowed, notAllowed)
+		return
+	}
+	if !identify(w.Header(), r.Header) {
+		writeMessage(w, http.StatusRequestHeaderFieldsTooLarge, "A request id must not exceed 100 characters")
+		return
+	}
+	if state := h.instance.current.Load().Status().State; state != inference.StateReady {
 		writeMessage(w, http.StatusServiceUnavailable, "The instance is "+state.String()+".")
 		return
 	}
@@ -58,26 +119,63 @@ func (h *inferHandler) health(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.WriteString(w, "Healthy") // a prober that hung up learns nothing
 }
 
-func (h *inferHandler) score(w http.ResponseWriter, r *http.Request) {
-	switch r.Method {
-	case http.MethodGet, http.MethodPost, http.MethodOptions, http.MethodHead:
-	default:
-		writeMessage(w, http.StatusMethodNotAllowed, "The method is not allowed for the requested URL.")
-		return
+// maxID is the longest request id, in characters, that the reference server takes.
+const maxID = 100
+
+// identify writes the ids of a request into the answer's header, as a worker does for the routes that it serves. False:
+// one is too long.
+func identify(answer, request http.Header) bool {
+	id := request.Get("X-Request-Id")
+	if id == "" {
+		id = uuid.NewString()
 	}
+	legacy, client := request.Get("X-Ms-Request-Id"), request.Get("X-Ms-Client-Request-Id")
+	if client == "" {
+		client = legacy
+	}
+	if legacy == "" {
+		legacy = client
+	}
+	if max(len(id), len(legacy), len(client)) > maxID {
+		return false
+	}
+	if legacy == "" {
+		legacy = id
+	}
+	answer.Set("X-Request-Id", id)
+	answer.Set("X-Ms-Request-Id", legacy)
+	for name, value := range map[string]string{
+		"X-Ms-Client-Request-Id": client, "TraceId": request.Get("TraceId"),
+	} {
+		if value != "" {
+			answer.Set(name, value)
+		}
+	}
+	return true
+}
+
+// do calls the instance; a pool that a reload has replaced meanwhile sends the call on to its successor.
+func (h *inferHandler) do(ctx context.Context, call *inference.Call) (*inference.Answer, error) {
+	for {
+		pool := h.instance.current.Load()
+		answer, err := pool.Do(ctx, call)
+		if !errors.Is(err, inference.ErrClosed) || h.instance.current.Load() == pool {
+			return answer, err
+		}
+	}
+}
+
+func (h *inferHandler) score(w http.ResponseWriter, r *http.Request, id string) {
 	deadline := time.Now().Add(h.limit(r))
 	body, ok := h.readBody(w, r, deadline)
 	if !ok {
 		return
 	}
 	call := inference.Call{
-		ID: r.Header.Get("X-Request-Id"), ClientID: r.Header.Get("X-Ms-Client-Request-Id"), Method: r.Method,
+		ID: id, ClientID: r.Header.Get("X-Ms-Client-Request-Id"), Method: r.Method,
 		Path: r.URL.EscapedPath(), Query: r.URL.RawQuery, Header: endToEnd(r.Header), Body: body, Deadline: deadline,
 	}
-	if call.ID == "" {
-		call.ID = uuid.NewString()
-	}
-	answer, err := h.pool.Do(r.Context(), &call)
+	answer, err := h.do(r.Context(), &call)
 	if err != nil {
 		h.refuse(w, err, call.ID)
 		return
@@ -212,6 +310,7 @@ func writeMessage(w http.ResponseWriter, status int, message string) {
 		status, doc = http.StatusInternalServerError, []byte("{}")
 	}
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Ms-Run-Function-Failed", "False")
 	w.Header().Set("Content-Length", strconv.Itoa(len(doc)))
 	w.WriteHeader(status)
 	_, _ = w.Write(doc) // a caller that hung up learns nothing

@@ -131,10 +131,10 @@ func TestInferRoutes(t *testing.T) {
 		{"OPTIONS", "/score", "", 200, ""},
 		{"PUT", "/score", "", 405, `{"message":"The method is not allowed for the requested URL."}`},
 		{"POST", "/score", strings.Repeat("x", 101), 413, `{"message":"The body is larger than 100 bytes."}`},
-		{"POST", "/score", "\xff", 400, `{"message": "Input request does not contain valid UTF-8."}`},
+		{"POST", "/score", "\xff", 400, `{"message": "Input cannot be decoded as UTF-8: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"}`},
 		{"POST", "/score", "header X-Own", 200, `"mine"`},
 		{"POST", "/score", "header X-Portico-Deadline-Ms", 200, `{}`},
-		{"GET", "/nothing", "", 404, `{"message":"The requested URL was not found on the server."}`},
+		{"GET", "/nothing", "", 404, `{"message":"The requested URL was not found on the server. If you entered the URL manually please check your spelling and try again."}`},
 	} {
 		req, err := http.NewRequestWithContext(t.Context(), c.method, "http://"+run.address+c.path, strings.NewReader(c.body))
 		if err != nil {
