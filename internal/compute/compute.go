@@ -33,7 +33,10 @@ type Template struct {
 	ScoringScript string // AZUREML_ENTRY_SCRIPT, relative to CodeDir
 	ModelDir      string // AZUREML_MODEL_DIR; empty without a model; read-only
 	ModelDigest   string
-	Variables     map[string]online.Secret
+	// MLflowModel is the folder with the MLmodel file, absolute and inside ModelDir, when the instance serves an
+	// MLflow model; CodeDir and ScoringScript are empty then.
+	MLflowModel string
+	Variables   map[string]online.Secret
 
 	Workers        int // processes of one instance (WORKER_COUNT)
 	MaxConcurrent  int // requests that the instance admits

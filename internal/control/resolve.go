@@ -9,6 +9,7 @@ import (
 
 	"portico/internal/arm"
 	"portico/internal/environment"
+	"portico/internal/mlflow"
 	"portico/internal/online"
 	"portico/internal/store"
 )
@@ -22,6 +23,7 @@ const CuratedPrefix = "AzureML-"
 func (s *Service) resolve(tx store.Tx, c Caller, w online.WorkspaceID, spec *online.DeploymentSpec,
 	in arm.DeploymentRequest) ([]*online.Error, error) {
 	var faults []*online.Error
+	var model *online.AssetSpec
 	for _, r := range []struct {
 		ref    string
 		kind   online.Kind
@@ -29,7 +31,8 @@ func (s *Service) resolve(tx store.Tx, c Caller, w online.WorkspaceID, spec *onl
 		into   **online.AssetRef
 		check  func(*online.AssetSpec, string) *online.Error
 	}{
-		{in.Model, online.KindModel, "properties.model", &spec.Model, nil},
+		{in.Model, online.KindModel, "properties.model", &spec.Model,
+			func(a *online.AssetSpec, _ string) *online.Error { model = a; return nil }},
 		{in.Code, online.KindCode, "properties.codeConfiguration.codeId", &spec.Code,
 			func(a *online.AssetSpec, _ string) *online.Error { return s.checkScript(a, spec.ScoringScript) }},
 		{in.Environment, online.KindEnvironment, "properties.environmentId", &spec.Environment, s.checkEnvironment},
@@ -47,17 +50,62 @@ func (s *Service) resolve(tx store.Tx, c Caller, w online.WorkspaceID, spec *onl
 		}
 		*r.into = &online.AssetRef{Workspace: asset.ID.Workspace, Kind: r.kind, Name: asset.ID.Parent,
 			Version: asset.ID.Name}
-		if r.check != nil {
-			if fault := r.check(&asset.Spec, r.target); fault != nil {
-				faults = append(faults, fault)
-			}
+		if fault := r.check(&asset.Spec, r.target); fault != nil {
+			faults = append(faults, fault)
 		}
 	}
 	if spec.Code == nil && spec.ScoringScript != "" && in.Code == "" {
 		faults = append(faults, online.Errorf(online.CodeBadArgument, "properties.codeConfiguration.codeId",
 			"codeConfiguration names a scoring script but no code; give codeId"))
 	}
+	if in.Code == "" && spec.ScoringScript == "" && model != nil {
+		var fault *online.Error
+		if spec.Runtime, fault = s.runtimeOf(model, in.Environment == ""); fault != nil {
+			faults = append(faults, fault)
+		}
+	}
 	return faults, nil
+}
+
+// typeMLflow is the type under which MLflow models are registered; Azure's own SDK often says custom_model instead.
+const typeMLflow = "mlflow_model"
+
+// runtimeOf finds what can serve a model without code; none is no fault, unless the model is declared as one that has
+// a runtime. Its own environment is looked at when it is the one that will be used.
+func (s *Service) runtimeOf(model *online.AssetSpec, ownEnvironment bool) (online.Runtime, *online.Error) {
+	const target = "properties.model"
+	root, err := s.Artifacts.Path(model.Digest)
+	if err != nil {
+		return "", online.Errorf(online.CodeConflict, target,
+			"the content of the model is gone: %w; register it again", err)
+	}
+	var m *mlflow.Model
+	if err = mlflow.ErrNone; !model.IsFile { // a lone MLmodel file is no model
+		m, err = mlflow.Open(root)
+	}
+	switch fault, ok := online.AsError(err); {
+	case errors.Is(err, mlflow.ErrNone) && model.DataType == typeMLflow:
+		return online.RuntimeMLflow, online.Errorf(online.CodeBadArgument, target,
+			"the model is declared as %s, but there is %w; register the folder that MLflow saved", typeMLflow, err)
+	case errors.Is(err, mlflow.ErrNone):
+		return "", nil
+	case ok: // it is an MLflow model, whatever is wrong with it
+		return online.RuntimeMLflow, fault
+	case err != nil:
+		return "", online.Errorf(online.CodeConflict, target, "the content of the model cannot be read: %w", withoutPath(err))
+	}
+	if !ownEnvironment {
+		return online.RuntimeMLflow, nil
+	}
+	spec, _, err := m.Environment()
+	if err == nil {
+		_, err = environment.Check(spec)
+	}
+	if fault, ok := online.AsError(err); ok {
+		return online.RuntimeMLflow, online.Errorf(fault.Code, target,
+			"the environment that the model asks for cannot be built: %s; name one in the deployment", fault.Message)
+	}
+	return online.RuntimeMLflow, nil
 }
 
 // find reads the version that a reference names. An *online.Error says what is wrong with the reference.

@@ -17,6 +17,10 @@ type WorkerSpec struct {
 	Page   string // path of its status page: fd 4 of the process
 }
 
+// VariableMLflow is the environment variable that makes a worker serve the MLflow model in the folder that it names,
+// in place of a scoring script.
+const VariableMLflow = "PORTICO_MLFLOW_MODEL"
+
 // Launcher starts worker processes. It is safe for concurrent use.
 type Launcher interface {
 	// Launch starts the worker, or gives the one that runs already under spec.ID. For a new process it makes

@@ -22,6 +22,7 @@ type DeploymentSpec struct {
 	Model                *AssetRef         `json:"model,omitempty"`
 	Code                 *AssetRef         `json:"code,omitempty"`
 	ScoringScript        string            `json:"scoringScript,omitempty"` // slash-separated, relative to the code
+	Runtime              Runtime           `json:"runtime,omitempty"`       // what serves a model without code; set by control
 	Environment          *AssetRef         `json:"environment,omitempty"`
 	EnvironmentVariables map[string]Secret `json:"-"` // sealed beside the spec, see store.Record.Secrets
 	ModelMountPath       string            `json:"modelMountPath,omitempty"`
@@ -34,6 +35,12 @@ type DeploymentSpec struct {
 	Scale                ScaleSettings     `json:"scaleSettings"`
 	DataCollector        *DataCollector    `json:"dataCollector,omitempty"`
 }
+
+// Runtime is what runs in the instances of a deployment without a scoring script.
+type Runtime string
+
+// RuntimeMLflow loads the model with MLflow. Without a script and without a runtime nothing could answer.
+const RuntimeMLflow Runtime = "mlflow"
 
 // AssetRef names one version of a registered asset. Control resolves labels (@latest) and names before it
 // stores a spec, so a stored reference always has all parts.
@@ -233,8 +240,8 @@ func (s *DeploymentSpec) Validate(types Catalogue) []*Error {
 	if s.Code != nil && s.ScoringScript == "" {
 		add(CodeBadArgument, "properties.codeConfiguration.scoringScript", "a scoring script is required with code")
 	}
-	if s.Code == nil {
-		add(CodeNotImplemented, "properties.codeConfiguration", "a deployment without code (MLflow, Triton or a custom container) is not implemented yet; give code_configuration with a scoring script")
+	if s.Code == nil && s.Runtime == "" {
+		add(CodeNotImplemented, "properties.codeConfiguration", "a deployment without code needs an MLflow model, which this is not: it has no MLmodel file in its folder or its only sub-folder; Triton models and custom containers are not implemented yet; give code_configuration with a scoring script")
 	}
 	if s.Code != nil && s.Environment == nil {
 		add(CodeBadArgument, "properties.environmentId", "an environment is required with a scoring script")

@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"path/filepath"
 	"sync"
 	"time"
 
+	"portico/internal/mlflow"
 	"portico/internal/online"
 	"portico/internal/store"
 )
@@ -35,6 +37,7 @@ type prepared struct {
 	environment           Environment
 	codeDir               string
 	modelDir, modelDigest string
+	mlflowModel           string // folder of the MLmodel file, inside modelDir; empty for other models
 }
 
 // preparations runs and remembers the preparation of each set.
@@ -98,10 +101,16 @@ func (p *preparations) run(ctx context.Context, r *preparation, d *store.Deploym
 		return nil, online.StageEnvironment, targetError(online.CodeInternalServerError, "", fmt.Errorf("open the build log: %w", err))
 	}
 	defer progress.Close()
-	if asset := assets[online.KindEnvironment]; asset != nil && asset.Environment != nil {
-		env, err := p.env.Ensure(ctx, *asset.Environment, progress)
+	model, err := p.openMLflow(d, assets[online.KindModel])
+	if err != nil {
+		return nil, online.StageEnvironment, targetError(online.CodeNotFound, "properties.model", err)
+	}
+	if spec, target, err := environmentOf(assets[online.KindEnvironment], model, progress); err != nil {
+		return nil, online.StageEnvironment, targetError(online.CodeImageBuildFailure, target, err)
+	} else if spec != nil {
+		env, err := p.env.Ensure(ctx, *spec, progress)
 		if err != nil {
-			return nil, online.StageEnvironment, targetError(online.CodeImageBuildFailure, "properties.environmentId", err)
+			return nil, online.StageEnvironment, targetError(online.CodeImageBuildFailure, target, err)
 		}
 		out.environment = env
 	}
@@ -119,9 +128,41 @@ func (p *preparations) run(ctx context.Context, r *preparation, d *store.Deploym
 		if out.modelDir, err = p.modelDir(ctx, asset); err != nil {
 			return nil, online.StageModel, targetError(online.CodeNotFound, "properties.model", err)
 		}
+		if model != nil {
+			out.mlflowModel = filepath.Join(out.modelDir, filepath.FromSlash(asset.Path), filepath.FromSlash(model.Dir))
+		}
 	}
 	fmt.Fprintf(progress, "%s model and code are in place\n", p.now().UTC().Format(time.RFC3339))
 	return out, "", nil
+}
+
+// openMLflow reads the model of a deployment that MLflow serves; nil for any other.
+func (p *preparations) openMLflow(d *store.Deployment, asset *online.AssetSpec) (*mlflow.Model, error) {
+	if d.Spec.Runtime != online.RuntimeMLflow || asset == nil {
+		return nil, nil
+	}
+	root, err := p.artifacts.Path(asset.Digest)
+	if err != nil {
+		return nil, err
+	}
+	return mlflow.Open(root)
+}
+
+// environmentOf is the environment that the deployment names, else the one that its MLflow model asks for; nil when
+// there is none. target is the field to blame.
+func environmentOf(asset *online.AssetSpec, model *mlflow.Model, progress io.Writer) (
+	spec *online.EnvironmentSpec, target string, err error) {
+	if asset != nil && asset.Environment != nil {
+		return asset.Environment, "properties.environmentId", nil
+	}
+	if model == nil {
+		return nil, "", nil
+	}
+	own, notes, err := model.Environment()
+	for _, note := range notes {
+		fmt.Fprintf(progress, "the model's environment: %s\n", note)
+	}
+	return &own, "properties.model", err
 }
 
 // modelDir is what AZUREML_MODEL_DIR shows: a folder with the registered file, or with the registered folder under

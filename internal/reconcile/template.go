@@ -23,6 +23,9 @@ func Digest(spec *online.DeploymentSpec) string {
 		"template/1", spec.InstanceType, spec.Model, spec.Code, spec.ScoringScript, spec.Environment,
 		spec.Request.Timeout, spec.Request.MaxConcurrent, spec.Liveness, spec.Readiness, spec.Startup,
 	})
+	if spec.Runtime != "" { // absent before there were any: digests of script deployments stay what they were
+		_ = enc.Encode(spec.Runtime)
+	}
 	for _, name := range slices.Sorted(maps.Keys(spec.EnvironmentVariables)) {
 		_ = enc.Encode([]string{name, spec.EnvironmentVariables[name].Reveal()})
 	}
@@ -44,8 +47,9 @@ func template(d *store.Deployment, set *online.SetStatus, p *prepared, types onl
 		Endpoint: d.ID.Parent, Deployment: d.ID.Name, DeploymentID: d.ID, UID: d.UID, Type: itype,
 		Python: p.environment.Python, EnvironmentID: p.environment.ID,
 		CodeDir: p.codeDir, ScoringScript: d.Spec.ScoringScript, ModelDir: p.modelDir, ModelDigest: p.modelDigest,
-		Variables: d.Spec.EnvironmentVariables,
-		Workers:   workers, MaxConcurrent: d.Spec.Request.MaxConcurrent, RequestTimeout: d.Spec.Request.Timeout,
+		MLflowModel: p.mlflowModel,
+		Variables:   d.Spec.EnvironmentVariables,
+		Workers:     workers, MaxConcurrent: d.Spec.Request.MaxConcurrent, RequestTimeout: d.Spec.Request.Timeout,
 		Liveness: d.Spec.Liveness, Readiness: d.Spec.Readiness, Startup: d.Spec.Startup,
 	}, nil
 }

@@ -5,6 +5,7 @@ import (
 	"strconv"
 
 	"portico/internal/compute"
+	"portico/internal/inference"
 	"portico/internal/online"
 )
 
@@ -35,8 +36,12 @@ func environment(t *compute.Template, instance, scratch string, machineCPUs int,
 	for name, value := range t.Variables {
 		env[name] = value
 	}
-	env["AML_APP_ROOT"] = online.Secret(t.CodeDir)
+	env["AML_APP_ROOT"] = online.Secret(appRoot(t, scratch))
 	env["AZUREML_ENTRY_SCRIPT"] = online.Secret(t.ScoringScript)
+	delete(env, inference.VariableMLflow) // it is what chooses between a script and a model
+	if t.MLflowModel != "" {
+		env[inference.VariableMLflow] = online.Secret(t.MLflowModel)
+	}
 	env["WORKER_COUNT"] = online.Secret(strconv.Itoa(t.Workers))
 	env["HOME"] = online.Secret(scratch)
 	env["TMPDIR"] = online.Secret(scratch)
@@ -44,6 +49,15 @@ func environment(t *compute.Template, instance, scratch string, machineCPUs int,
 		env["AZUREML_MODEL_DIR"] = online.Secret(t.ModelDir)
 	}
 	return env
+}
+
+// appRoot is the folder of the code and the working directory. Without code it is the worker's own scratch: MLflow, and
+// models, write beside themselves.
+func appRoot(t *compute.Template, scratch string) string {
+	if t.MLflowModel != "" {
+		return scratch
+	}
+	return t.CodeDir
 }
 
 // threadsPerWorker shares the processors of the instance type, as far as the machine has them, among the workers.

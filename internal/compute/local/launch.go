@@ -161,7 +161,7 @@ func (l *launcher) processSpec(spec inference.WorkerSpec, start int) (host.Proce
 		},
 		Argv:   []string{t.Python, l.b.cfg.Runtime},
 		Env:    environment(t, l.instance, scratch, l.b.cfg.Machine.CPUs, l.gpus),
-		Dir:    t.CodeDir,
+		Dir:    appRoot(t, scratch),
 		User:   host.UserSeparate,
 		Limits: limits,
 		View:   view,

@@ -87,8 +87,8 @@ func checkTemplate(t *compute.Template, count int) error {
 		return fmt.Errorf("set id %.80q: use up to 63 of a-z, 0-9 and '-', not beginning with '-'", t.Set)
 	case t.Digest == "" || t.UID == "":
 		return fmt.Errorf("set %s has no digest or no deployment", t.Set)
-	case t.Python == "" || t.CodeDir == "" || t.ScoringScript == "":
-		return fmt.Errorf("set %s lacks an interpreter, code or a scoring script", t.Set)
+	case t.Python == "" || t.MLflowModel == "" && (t.CodeDir == "" || t.ScoringScript == ""):
+		return fmt.Errorf("set %s lacks an interpreter, or code with a scoring script", t.Set)
 	case t.Workers < 1 || t.MaxConcurrent < 1 || t.RequestTimeout <= 0:
 		return fmt.Errorf("set %s: workers, concurrent requests and request timeout must be positive", t.Set)
 	case count < 0:
