@@ -18,6 +18,7 @@ import (
 	"portico/internal/access"
 	"portico/internal/artifact"
 	"portico/internal/control"
+	"portico/internal/cost"
 	"portico/internal/online"
 	"portico/internal/store"
 	"portico/internal/store/sqlite"
@@ -136,6 +137,7 @@ func newSite(t testing.TB) *site {
 	}
 	service, err := control.New(ctx, control.Config{Store: db, Identities: s.identities, Artifacts: trees, Uploads: uploads,
 		Catalogue: online.Catalogue{Types: online.AzureTypes()}, Waker: s, Logs: s, Metrics: s,
+		Prices: cost.Prices{PerHour: map[string]float64{"standard_ds3_v2": 0.25}},
 		Default: online.WorkspaceID{Subscription: "sub", ResourceGroup: "group",
 			Name: "home"}, Location: "local", Now: s.tick, Logger: log})
 	if err != nil {
