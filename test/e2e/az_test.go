@@ -61,20 +61,11 @@ func (s *shell) az(line string) string {
 	return strings.TrimSuffix(r.out, "\n")
 }
 
-// need skips a test for which the machine lacks a program.
-func need(t *testing.T, programs ...string) {
-	t.Helper()
-	for _, p := range programs {
-		if _, err := exec.LookPath(p); err != nil {
-			t.Skipf("this machine has no %s", p)
-		}
-	}
-}
-
 // TestAzSafeRollout runs the example as its reader would: in the environment of `portico run`, so that its plain curl
 // trusts the server. The script checks every step itself and ends at the first that is wrong.
 func TestAzSafeRollout(t *testing.T) {
-	need(t, "bash", "curl")
+	need(t, "bash")
+	need(t, "curl")
 	s := newShell(start(t))
 	script, err := filepath.Abs("../../examples/az/safe-rollout.sh")
 	if err != nil {
