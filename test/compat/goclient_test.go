@@ -23,7 +23,7 @@ func goClient(t *testing.T) string {
 func TestGoClient(t *testing.T) {
 	s := start(t, "--location", "eastus")
 	o := s.run(client{name: "the Go client", dir: t.TempDir(), env: s.environment(intercepted),
-		argv: []string{goClient(t), "-test.v"}})
+		argv: []string{goClient(t), "-test.v", "-test.run", "^TestLifecycle$"}})
 	if o.code != 0 {
 		t.Errorf("exit %d\n%s\n%s", o.code, o.out, o.err)
 	}

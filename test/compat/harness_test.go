@@ -236,9 +236,15 @@ func (s *server) environment(m mode, flags ...string) map[string]string {
 	if err != nil {
 		s.t.Fatalf("portico env: %v\n%s", err, stderr.String())
 	}
-	env := map[string]string{}
-	if err := json.Unmarshal(doc, &env); err != nil {
+	all := map[string]*string{} // null: the variable is taken away, and clients here have none to begin with
+	if err := json.Unmarshal(doc, &all); err != nil {
 		s.t.Fatalf("portico env: %v: %s", err, doc)
+	}
+	env := map[string]string{}
+	for name, value := range all {
+		if value != nil {
+			env[name] = *value
+		}
 	}
 	return env
 }
