@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -52,6 +53,9 @@ type Identities struct {
 	issuer      *access.Issuer
 	instanceKey []byte
 	people      atomic.Pointer[directory]
+	// changing is held while what is stored is read anew and put in force, so that an older reading never replaces a
+	// newer one.
+	changing sync.Mutex
 }
 
 // OpenIdentities reads the server's tenant, keys and principals. The first start makes tenant and keys.
@@ -173,6 +177,8 @@ func (i *Identities) newKeys(old []signingKey) (online.Secret, error) {
 
 // rotate makes a new key sign. Tokens of the keys before it stay valid for as long as they live.
 func (i *Identities) rotate(ctx context.Context) error {
+	i.changing.Lock()
+	defer i.changing.Unlock()
 	have, err := i.secrets(ctx)
 	if err != nil {
 		return err
@@ -213,6 +219,8 @@ func (d *directory) add(p *person) {
 
 // reload reads the principals anew. It must follow every change of them.
 func (i *Identities) reload(ctx context.Context) error {
+	i.changing.Lock()
+	defer i.changing.Unlock()
 	next := &directory{byObject: map[string]*person{}, byClient: map[string]*person{},
 		bySecret: map[[sha256.Size]byte]*person{}}
 	if i.cfg.Administrator != "" {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 
 	"portico/internal/access"
@@ -31,6 +32,74 @@ func (s *serving) audiences() []string {
 		}
 	}
 	return out
+}
+
+const (
+	identityListener = "identity" // its name at the host
+	// identityAddressFile keeps the address that was free when none was asked for.
+	identityAddressFile = "identity.address"
+	freePortAttempts    = 5 // another process may take a port between our look and our use of it
+)
+
+// openIdentityListener takes the listener of token requests from the host. Running workers, and shells that were set up
+// with it, know its address, so a free port that was found once is used again: after a restart, and also when the
+// host that held the socket is gone.
+func (s *serving) openIdentityListener(ctx context.Context) error {
+	name, port, err := net.SplitHostPort(s.cfg.Identity)
+	if err != nil {
+		return fmt.Errorf("identity: %w", err)
+	}
+	if port != "0" {
+		if err := s.listenIdentity(ctx, s.cfg.Identity); err != nil {
+			return fmt.Errorf("%w; choose another address with --identity", err)
+		}
+		return nil
+	}
+	if doc, err := os.ReadFile(s.path(identityAddressFile)); err == nil {
+		before := strings.TrimSpace(string(doc))
+		if h, _, err := net.SplitHostPort(before); err == nil && h == name {
+			err := s.listenIdentity(ctx, before)
+			if err == nil {
+				return nil
+			}
+			s.log.Warn("the address of token requests is taken by another process; instances that run ask in vain",
+				"address", before, "error", err)
+		}
+	}
+	for attempt := 1; ; attempt++ {
+		address, err := freeAddress(ctx, name)
+		if err != nil {
+			return fmt.Errorf("identity: %w", err)
+		}
+		if err = s.listenIdentity(ctx, address); err == nil {
+			return writeFile(s.path(identityAddressFile), []byte(address+"\n"), 0o600)
+		}
+		if attempt == freePortAttempts {
+			return err
+		}
+	}
+}
+
+func (s *serving) listenIdentity(ctx context.Context, address string) error {
+	l, err := s.host.Listen(ctx, identityListener, "tcp", address)
+	if err != nil {
+		return err
+	}
+	s.identityListener = l
+	s.onStop("the listener "+identityListener, func() error { l.Close(); return nil })
+	return nil
+}
+
+// freeAddress finds a port that is free now.
+func freeAddress(ctx context.Context, host string) (string, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", net.JoinHostPort(host, "0"))
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	return net.JoinHostPort(host, port), err
 }
 
 // openIdentities opens the principals and their tokens.

@@ -88,7 +88,7 @@ func (s *serving) drain(management, identity *http.Server, stopLoop func()) erro
 func unlisten(ctx context.Context) func(*host.Client) error {
 	return func(c *host.Client) error {
 		var errs []error
-		for _, name := range []string{"management", "scoring", "scoring-http", "intercept", "identity"} {
+		for _, name := range []string{"management", "scoring", "scoring-http", "intercept", identityListener} {
 			errs = append(errs, c.Unlisten(ctx, name))
 		}
 		return errors.Join(errs...)

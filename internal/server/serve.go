@@ -118,7 +118,7 @@ func (s *serving) open(ctx context.Context) error {
 		return err
 	}
 	s.onStop("the lock", lock.Close)
-	for _, step := range []func(context.Context) error{s.openRecords, s.openHost, s.openListeners, s.openIdentities, s.openEngine,
+	for _, step := range []func(context.Context) error{s.openRecords, s.openHost, s.openListeners, s.openIdentityListener, s.openIdentities, s.openEngine,
 		s.openControl, s.openInterception} {
 		if err := step(ctx); err != nil {
 			return err
@@ -286,7 +286,6 @@ func (s *serving) openListeners(ctx context.Context) error {
 	}{
 		{"management", s.cfg.Management, &s.management}, {"scoring", s.cfg.Scoring, &s.scoring},
 		{"scoring-http", s.cfg.ScoringHTTP, &s.scoringHTTP}, {"intercept", s.cfg.Intercept, &s.interceptor},
-		{"identity", s.cfg.Identity, &s.identityListener},
 	} {
 		if l.address == "" {
 			if err := s.host.Unlisten(ctx, l.name); err != nil {

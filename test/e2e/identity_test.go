@@ -233,6 +233,23 @@ func TestOwnVariablesWin(t *testing.T) {
 		got["IDENTITY_HEADER"] == nil {
 		t.Errorf("the server's secret beside a person's address: %v", got)
 	}
+	// Shells that were set up with the address of token requests, and instances, keep it through a restart.
+	address := func() string {
+		doc, err := os.ReadFile(filepath.Join(s.dir, "server.json"))
+		var ready struct {
+			URL string `json:"identity_url"`
+		}
+		if err != nil || json.Unmarshal(doc, &ready) != nil || !strings.HasPrefix(ready.URL, "http://127.0.0.1:") {
+			t.Fatalf("%v: %s", err, doc)
+		}
+		return ready.URL
+	}
+	before := address()
+	s.stop()
+	s.up()
+	if after := address(); after != before {
+		t.Errorf("token requests moved from %s to %s", before, after)
+	}
 }
 
 // TestTokenModes deploys behind endpoints of both token modes and calls them through the CLI and by hand.
