@@ -78,7 +78,8 @@ func TestInterceptedFlow(t *testing.T) {
 		t.Fatalf("%v: %s%s", err, head, body)
 	}
 	const scoring = "https://iris.local.inference.ml.azure.com/score"
-	if endpoint.Properties.ScoringURI != scoring || !strings.HasPrefix(endpoint.Properties.Properties["AzureAsyncOperationUri"], "https://management.azure.com/") {
+	if endpoint.Properties.ScoringURI != scoring ||
+		!strings.HasPrefix(endpoint.Properties.Properties["AzureAsyncOperationUri"], "https://management.azure.com/") {
 		t.Errorf("%s", body)
 	}
 	_, body = s.curl(append(auth, "-X", "POST", "-d", "", arm+"/onlineEndpoints/iris/listKeys?api-version=2024-04-01")...)
@@ -86,19 +87,25 @@ func TestInterceptedFlow(t *testing.T) {
 	if err := json.Unmarshal([]byte(body), &keys); err != nil {
 		t.Fatalf("%v: %s", err, body)
 	}
-	head, body = s.curl("-H", "Authorization: Bearer "+keys["primaryKey"], "-H", "Content-Type: application/json", "-d", `"ping"`, scoring)
+	head, body = s.curl("-H", "Authorization: Bearer "+keys["primaryKey"], "-H", "Content-Type: application/json", "-d",
+		`"ping"`, scoring)
 	if !strings.HasPrefix(head, "HTTP/1.1 200") || !strings.Contains(body, "ping") {
 		t.Errorf("%s\n%s", head, body)
 	}
-	head, _ = s.curl(append(auth, "-X", "PUT", "-d", `{"location":"local","properties":{"authMode":"Key"}}`, arm+"/onlineEndpoints/second?api-version=2024-04-01")...)
-	if !strings.HasPrefix(head, "HTTP/1.1 201") || !strings.Contains(head, "Azure-Asyncoperation: https://management.azure.com/") || !strings.Contains(head, "Location: https://management.azure.com/") {
+	head, _ = s.curl(append(auth, "-X", "PUT", "-d", `{"location":"local","properties":{"authMode":"Key"}}`,
+		arm+"/onlineEndpoints/second?api-version=2024-04-01")...)
+	if !strings.HasPrefix(head, "HTTP/1.1 201") || !strings.Contains(head,
+		"Azure-Asyncoperation: https://management.azure.com/") || !strings.Contains(head,
+		"Location: https://management.azure.com/") {
 		t.Errorf("%s", head)
 	}
 	// The same endpoint by the server's own name has the server's own URLs.
-	if a := s.api("GET", workspace+"/onlineEndpoints/iris?api-version=2024-04-01", nil); !strings.Contains(string(a.body), s.ready.ScoringURL+"/endpoints/iris/score") {
+	if a := s.api("GET", workspace+"/onlineEndpoints/iris?api-version=2024-04-01", nil); !strings.Contains(string(a.body),
+		s.ready.ScoringURL+"/endpoints/iris/score") {
 		t.Errorf("%s", a.body)
 	}
-	if r := s.inShell("run", "--intercept", "--", "curl", "--disable", "-sS", "https://pypi.org/"); r.code == 0 || !strings.Contains(r.err, "403") {
+	if r := s.inShell("run", "--intercept", "--", "curl", "--disable", "-sS", "https://pypi.org/"); r.code == 0 ||
+		!strings.Contains(r.err, "403") {
 		t.Errorf("another name: exit %d, %s", r.code, r.err)
 	}
 	if code := s.stop(); code != 0 {
@@ -205,17 +212,20 @@ func TestEnvCheck(t *testing.T) {
 func TestRunIsItsCommand(t *testing.T) {
 	need(t, "sh")
 	s := start(t)
-	if r := s.inShell("run", "--", "sh", "-c", "echo out; echo err >&2; exit 7"); r.code != 7 || r.out != "out\n" || r.err != "err\n" {
+	if r := s.inShell("run", "--", "sh", "-c", "echo out; echo err >&2; exit 7"); r.code != 7 || r.out != "out\n" ||
+		r.err != "err\n" {
 		t.Errorf("%+v", r)
 	}
-	if r := s.inShell("run", "sh", "-c", `test -n "$IDENTITY_HEADER" && echo "$1"`, "sh", "--format"); r.code != 0 || r.out != "--format\n" {
+	if r := s.inShell("run", "sh", "-c", `test -n "$IDENTITY_HEADER" && echo "$1"`, "sh", "--format"); r.code != 0 ||
+		r.out != "--format\n" {
 		t.Errorf("%+v", r)
 	}
 	if r := s.inShell("run", "--", "no-such-command-anywhere"); r.code != 127 {
 		t.Errorf("%+v", r)
 	}
 	mark := filepath.Join(t.TempDir(), "up")
-	cmd := exec.Command(binary, "run", "--", "sh", "-c", `trap 'exit 9' TERM; echo $$ > "$0.new"; mv "$0.new" "$0"; while :; do sleep 0.05; done`, mark)
+	cmd := exec.Command(binary, "run", "--", "sh", "-c",
+		`trap 'exit 9' TERM; echo $$ > "$0.new"; mv "$0.new" "$0"; while :; do sleep 0.05; done`, mark)
 	cmd.Env = s.shellEnv()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -239,18 +249,22 @@ func TestRunIsItsCommand(t *testing.T) {
 
 // TestWorkersInheritNothing: whatever shell a server is started from, its workers see nothing of it.
 func TestWorkersInheritNothing(t *testing.T) {
-	ours := []string{"ARM_CLOUD_METADATA_URL", "AZUREML_CURRENT_CLOUD", "REGISTRY_DISCOVERY_ENDPOINT_URL", "HTTPS_PROXY", "https_proxy",
-		"NO_PROXY", "no_proxy", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "AZURE_SUBSCRIPTION_ID", "AZURE_RESOURCE_GROUP",
-		"AZUREML_WORKSPACE_NAME", "PORTICO_DATA_DIR", "PORTICO_ENV", "PORTICO_ENV_PREVIOUS", "AZURE_CLIENT_SECRET", "PORTICO_TOKEN"}
+	ours := []string{"ARM_CLOUD_METADATA_URL", "AZUREML_CURRENT_CLOUD", "REGISTRY_DISCOVERY_ENDPOINT_URL", "HTTPS_PROXY",
+		"https_proxy",
+		"NO_PROXY", "no_proxy", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "AZURE_SUBSCRIPTION_ID",
+		"AZURE_RESOURCE_GROUP",
+		"AZUREML_WORKSPACE_NAME", "PORTICO_DATA_DIR", "PORTICO_ENV", "PORTICO_ENV_PREVIOUS", "AZURE_CLIENT_SECRET",
+		"PORTICO_TOKEN"}
 	const canary = "from-the-shell"
 	for _, name := range ours {
-		if name != "PORTICO_DATA_DIR" && !strings.HasSuffix(strings.ToUpper(name), "_PROXY") && !strings.HasSuffix(name, "_BUNDLE") && name != "SSL_CERT_FILE" {
+		if name != "PORTICO_DATA_DIR" && !strings.HasSuffix(strings.ToUpper(name), "_PROXY") && !strings.HasSuffix(name,
+			"_BUNDLE") && name != "SSL_CERT_FILE" {
 			t.Setenv(name, canary)
 		}
 	}
 	// Building the environment needs the index, so what leads there keeps working values; they must not show either.
 	t.Setenv("NO_PROXY", canary+",localhost")
-	s := start(t, "--intercept", "127.0.0.1:0")
+	s := startAlone(t, "--intercept", "127.0.0.1:0")
 	s.deploy("look", "blue", "import os\n\ndef init():\n    pass\n\ndef run(raw_data):\n    return dict(os.environ)\n", "")
 	a := s.score("look", s.key("look"), `{}`)
 	if a.status != http.StatusOK {
@@ -277,12 +291,14 @@ func TestPassthroughIsAsked(t *testing.T) {
 	need(t, "curl")
 	s := start(t, "--intercept", "127.0.0.1:0", "--intercept-passthrough")
 	// The server's own scoring listener stands for a host on the outside: its certificate is not the proxy's.
-	r := s.inShell("run", "--intercept", "--passthrough", "--", "curl", "--disable", "-sS", "--max-time", "60", "--noproxy", "", s.ready.ScoringURL+"/")
+	r := s.inShell("run", "--intercept", "--passthrough", "--", "curl", "--disable", "-sS", "--max-time", "60",
+		"--noproxy", "", s.ready.ScoringURL+"/")
 	if r.code != 0 || !strings.Contains(r.out, "ok") {
 		t.Errorf("exit %d, %s%s", r.code, r.out, r.err)
 	}
-	strict := start(t, "--intercept", "127.0.0.1:0")
-	if r := strict.inShell("run", "--intercept", "--passthrough", "--", "true"); r.code != 2 || !strings.Contains(r.err, "--intercept-passthrough") {
+	strict := startAlone(t, "--intercept", "127.0.0.1:0")
+	if r := strict.inShell("run", "--intercept", "--passthrough", "--", "true"); r.code != 2 || !strings.Contains(r.err,
+		"--intercept-passthrough") {
 		t.Errorf("exit %d, %s", r.code, r.err)
 	}
 }

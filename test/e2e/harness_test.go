@@ -91,8 +91,16 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// start starts a server on free ports, and ends it and its host with the test.
+// start lets the test run beside others and starts a server on free ports, which ends with its host when the test
+// does. A test calls it once, and not when it changes this process's environment: that is for startAlone.
 func start(t *testing.T, flags ...string) *server {
+	t.Helper()
+	t.Parallel()
+	return startAlone(t, flags...)
+}
+
+// startAlone is start for a test that already runs beside others, or must not.
+func startAlone(t *testing.T, flags ...string) *server {
 	t.Helper()
 	s := &server{t: t, dir: filepath.Join(t.TempDir(), "data"), log: &lockedBuffer{}}
 	s.flags = append([]string{"--management", "127.0.0.1:0", "--scoring", "127.0.0.1:0", "--scoring-http", "127.0.0.1:0"}, flags...)
