@@ -50,7 +50,8 @@ func TestMetadataByAzuresNames(t *testing.T) {
 	cloud := ask("/metadata/endpoints?api-version=2019-05-01", "")
 	suffixes, _ := cloud["suffixes"].(map[string]any)
 	login, _ := cloud["authentication"].(map[string]any)
-	if cloud["name"] != "AzureCloud" || cloud["resourceManager"] != "https://management.azure.com" || suffixes["storage"] != "core.windows.net" ||
+	if cloud["name"] != "AzureCloud" || cloud["resourceManager"] != "https://management.azure.com" ||
+		suffixes["storage"] != "core.windows.net" ||
 		login["loginEndpoint"] != "https://login.microsoftonline.com" {
 		t.Errorf("%v", cloud)
 	}

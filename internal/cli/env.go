@@ -28,13 +28,16 @@ type clientFlags struct {
 
 func (f *clientFlags) bind(c *cobra.Command) {
 	p := c.Flags()
-	p.StringVar(&f.dataDir, "data-dir", "", "data directory of a server on this machine (default $"+envDataDir+", $"+envURL+" or "+defaultDataDir+")")
+	p.StringVar(&f.dataDir, "data-dir", "", "data directory of a server on this machine (default $"+envDataDir+
+		", $"+envURL+" or "+defaultDataDir+")")
 	p.StringVarP(&f.workspace, "workspace-name", "w", "", "workspace")
 	p.StringVarP(&f.group, "resource-group", "g", "", "resource group")
 	p.StringVar(&f.subscription, "subscription", "", "subscription")
-	p.BoolVar(&f.intercept, "intercept", false, "reach the server by Azure's own host names, through its proxy (serve --intercept)")
+	p.BoolVar(&f.intercept, "intercept", false,
+		"reach the server by Azure's own host names, through its proxy (serve --intercept)")
 	p.BoolVar(&f.direct, "no-intercept", false, "reach the server by its own address (the default)")
-	p.BoolVar(&f.passthrough, "passthrough", false, "with --intercept: insist that other hosts can be reached too (serve --intercept-passthrough)")
+	p.BoolVar(&f.passthrough, "passthrough", false,
+		"with --intercept: insist that other hosts can be reached too (serve --intercept-passthrough)")
 	p.BoolVar(&f.keepCredentials, "keep-credentials", false, "leave the credentials of this shell as they are")
 	must(c.MarkFlagDirname("data-dir"))
 }
@@ -87,9 +90,11 @@ func (f *clientFlags) checkIntercept(p place) error {
 	case p.InterceptURL == "" && p.DataDir == "":
 		return usagef("--intercept works on the server's own machine only: its proxy listens on loopback")
 	case p.InterceptURL == "":
-		return usagef("the server does not intercept; start it with `portico serve --intercept 127.0.0.1:8442` (docs/clients.md tells the risks)")
+		return usagef("the server does not intercept; start it with `portico serve --intercept 127.0.0.1:8442` " +
+			"(docs/clients.md tells the risks)")
 	case f.passthrough && !p.Passthrough:
-		return usagef("the server passes nothing through; start it with `portico serve --intercept ADDRESS --intercept-passthrough`")
+		return usagef("the server passes nothing through; start it with " +
+			"`portico serve --intercept ADDRESS --intercept-passthrough`")
 	}
 	return nil
 }
@@ -100,8 +105,8 @@ func (a *App) envCommand() *cobra.Command {
 	var unset, check bool
 	c := &cobra.Command{
 		Use: "env", Short: "Print the environment in which Azure's own clients reach this server", Args: cobra.MaximumNArgs(1),
-		Long: "Print the variables with which azure-ai-ml, Azure's SDKs for other languages, curl and scripts for Azure reach\n" +
-			"this server with nothing else changed. They hold the administrator's token: do not share the output.",
+		Long: "Print the variables with which azure-ai-ml, Azure's SDKs for other languages, curl and scripts for Azure\n" +
+			"reach this server with nothing else changed. They hold the administrator's token: do not share the output.",
 		Example: "  eval \"$(portico env)\"            set this shell up\n" +
 			"  eval \"$(portico env --unset)\"    take everything back\n" +
 			"  portico env --check              try every client that is on this machine\n" +
@@ -111,9 +116,11 @@ func (a *App) envCommand() *cobra.Command {
 	p := c.Flags()
 	p.StringVar(&format, "format", "sh", "sh, dotenv or json")
 	p.BoolVar(&unset, "unset", false, "print what takes the variables back, with the values from before")
-	p.BoolVar(&check, "check", false, "prove with each client found here that it reaches the server, and say what is missing")
+	p.BoolVar(&check, "check", false,
+		"prove with each client found here that it reaches the server, and say what is missing")
 	p.StringVar(&python, "python", "", "Python to look for clients in, for --check (default: python3 of the PATH)")
-	p.StringVar(&configFile, "config-file", "", "also write a config.json for MLClient.from_config() (default ./config.json)")
+	p.StringVar(&configFile, "config-file", "",
+		"also write a config.json for MLClient.from_config() (default ./config.json)")
 	p.Lookup("config-file").NoOptDefVal = "config.json"
 	must(c.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(envFormats, cobra.ShellCompDirectiveNoFileComp)))
 	c.RunE = func(cmd *cobra.Command, args []string) error {
@@ -171,7 +178,8 @@ func writeConfigFile(path string, w online.WorkspaceID) error {
 	case err == nil && sameConfig(old, doc):
 		return nil
 	case err == nil:
-		return usagef("%s exists and names another workspace; move it away, or name another file with --config-file=PATH", path)
+		return usagef("%s exists and names another workspace; move it away, or name another file with --config-file=PATH",
+			path)
 	case !errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("read %s: %w", path, err)
 	}
@@ -204,7 +212,8 @@ func (e *clientEnvironment) writeBundle(a *App) error {
 		return err
 	}
 	if len(roots) == 0 {
-		(&progress{w: a.Err}).warning("this machine's certificate authorities were not found; programs in this environment can reach Portico only")
+		(&progress{w: a.Err}).warning("this machine's certificate authorities were not found; " +
+			"programs in this environment can reach Portico only")
 	}
 	text, err := bundle(roots, ours)
 	if err != nil {
@@ -216,7 +225,8 @@ func (e *clientEnvironment) writeBundle(a *App) error {
 		if err != nil {
 			return fmt.Errorf("find a place for the certificate authorities: %w", err)
 		}
-		dir = filepath.Join(cache, "portico", strings.NewReplacer("/", "_", ":", "_").Replace(strings.TrimPrefix(e.place.ManagementURL, "https://")))
+		host := strings.TrimPrefix(e.place.ManagementURL, "https://")
+		dir = filepath.Join(cache, "portico", strings.NewReplacer("/", "_", ":", "_").Replace(host))
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make a place for the certificate authorities: %w", err)

@@ -51,7 +51,8 @@ export PORTICO_DATA_DIR='/data'
 export PORTICO_ENV='direct'
 export PORTICO_ENV_PREVIOUS='NOTE'
 `},
-		"intercept, over a shell that was led elsewhere": {map[string]string{"AZUREML_CURRENT_CLOUD": "Mine", "AZURE_CLIENT_ID": "x"}, true, "dotenv",
+		"intercept, over a shell that was led elsewhere": {map[string]string{"AZUREML_CURRENT_CLOUD": "Mine",
+			"AZURE_CLIENT_ID": "x"}, true, "dotenv",
 			`# unset AZUREML_CURRENT_CLOUD
 HTTPS_PROXY=http://127.0.0.1:8442
 https_proxy=http://127.0.0.1:8442
@@ -147,21 +148,26 @@ func TestUnsetTakesEverythingBack(t *testing.T) {
 
 // TestModesExclude: what one mode needs and would break the other is never left.
 func TestModesExclude(t *testing.T) {
-	both := map[string]string{"ARM_CLOUD_METADATA_URL": "https://x", "HTTPS_PROXY": "http://corporate:3128", "https_proxy": "http://corporate:3128",
-		"no_proxy": ".corp,.azure.com,*.windows.net,microsoftonline.com,pypi.org,*", "AZURE_CLIENT_ID": "a", "AZURE_CLIENT_SECRET": "b", "AZURE_TENANT_ID": "c"}
+	both := map[string]string{"ARM_CLOUD_METADATA_URL": "https://x", "HTTPS_PROXY": "http://corporate:3128",
+		"https_proxy": "http://corporate:3128",
+		"no_proxy":    ".corp,.azure.com,*.windows.net,microsoftonline.com,pypi.org,*", "AZURE_CLIENT_ID": "a",
+		"AZURE_CLIENT_SECRET": "b", "AZURE_TENANT_ID": "c"}
 	in := become(both, environmentOf(both, true).variables())
-	if in["ARM_CLOUD_METADATA_URL"] != "" || in["AZUREML_CURRENT_CLOUD"] != "" || in["https_proxy"] != "http://127.0.0.1:8442" {
+	if in["ARM_CLOUD_METADATA_URL"] != "" || in["AZUREML_CURRENT_CLOUD"] != "" ||
+		in["https_proxy"] != "http://127.0.0.1:8442" {
 		t.Errorf("intercepted: %v", in)
 	}
 	if want := "localhost,127.0.0.1,::1,.corp,pypi.org"; in["NO_PROXY"] != want || in["no_proxy"] != want {
 		t.Errorf("NO_PROXY %s", in["NO_PROXY"])
 	}
 	direct := become(both, environmentOf(both, false).variables())
-	if direct["HTTPS_PROXY"] != "http://corporate:3128" || !strings.HasPrefix(direct["no_proxy"], "localhost,127.0.0.1,::1,.corp,") {
+	if direct["HTTPS_PROXY"] != "http://corporate:3128" || !strings.HasPrefix(direct["no_proxy"],
+		"localhost,127.0.0.1,::1,.corp,") {
 		t.Errorf("direct: %v", direct)
 	}
 	for _, vars := range []map[string]string{in, direct} {
-		if vars["AZURE_CLIENT_ID"]+vars["AZURE_CLIENT_SECRET"] != "" || vars["AZURE_TENANT_ID"] != "c" || vars["IDENTITY_HEADER"] == "" {
+		if vars["AZURE_CLIENT_ID"]+vars["AZURE_CLIENT_SECRET"] != "" || vars["AZURE_TENANT_ID"] != "c" ||
+			vars["IDENTITY_HEADER"] == "" {
 			t.Errorf("credentials: %v", vars)
 		}
 	}
@@ -244,7 +250,8 @@ func TestEnvCommand(t *testing.T) {
 			t.Errorf("%s is missing in\n%s", line, out)
 		}
 	}
-	if out := f.must("env", "-w", "other", "--format", "json").out; !strings.Contains(out, `"AZUREML_WORKSPACE_NAME": "other"`) {
+	if out := f.must("env", "-w", "other", "--format", "json").out; !strings.Contains(out,
+		`"AZUREML_WORKSPACE_NAME": "other"`) {
 		t.Errorf("%s", out)
 	}
 	if out := f.must("env", "--unset").out; out != "" {
@@ -253,7 +260,8 @@ func TestEnvCommand(t *testing.T) {
 	f.announce(func(r *readyFile) {
 		r.InterceptURL, r.InterceptCAFile = "http://127.0.0.1:10", filepath.Join(f.dir, "ca.pem")
 	})
-	if out := f.must("env", "--intercept").out; !strings.Contains(out, "export HTTPS_PROXY='http://127.0.0.1:10'\n") || strings.Contains(out, "ARM_CLOUD") {
+	if out := f.must("env", "--intercept").out; !strings.Contains(out, "export HTTPS_PROXY='http://127.0.0.1:10'\n") ||
+		strings.Contains(out, "ARM_CLOUD") {
 		t.Errorf("%s", out)
 	}
 }
@@ -286,7 +294,8 @@ func TestEnvRefusals(t *testing.T) {
 		}
 	}
 	f.announce(func(r *readyFile) { r.InterceptURL, r.InterceptCAFile = "http://127.0.0.1:10", r.CAFile })
-	if o := f.portico("env", "--intercept", "--passthrough"); o.code != 2 || !strings.Contains(o.err, "--intercept-passthrough") {
+	if o := f.portico("env", "--intercept", "--passthrough"); o.code != 2 || !strings.Contains(o.err,
+		"--intercept-passthrough") {
 		t.Errorf("exit %d, %q", o.code, o.err)
 	}
 	f.hook = func(w http.ResponseWriter, _ *http.Request) bool {
@@ -304,7 +313,8 @@ func TestEnvByURL(t *testing.T) {
 	t.Setenv("XDG_CACHE_HOME", filepath.Join(f.dir, "cache"))
 	vars := map[string]string{envDataDir: "", envURL: f.url, envToken: fakeToken, envCAFile: filepath.Join(f.dir, "ca.pem")}
 	o := f.with("", vars, "env")
-	if o.code != 0 || !strings.Contains(o.out, "export IDENTITY_ENDPOINT='"+f.url+"/msi/token'\n") || strings.Contains(o.out, "export PORTICO_DATA_DIR") {
+	if o.code != 0 || !strings.Contains(o.out, "export IDENTITY_ENDPOINT='"+f.url+"/msi/token'\n") ||
+		strings.Contains(o.out, "export PORTICO_DATA_DIR") {
 		t.Fatalf("exit %d\n%s%s", o.code, o.err, o.out)
 	}
 	_, rest, _ := strings.Cut(o.out, "SSL_CERT_FILE='")
@@ -321,7 +331,8 @@ func TestConfigFile(t *testing.T) {
 	f := newFakeServer(t).metadata()
 	dir := t.TempDir()
 	t.Chdir(dir)
-	for _, args := range [][]string{{"env", "--config-file"}, {"env", "--config-file=" + dir}, {"env", "--config-file", filepath.Join(dir, "sub.json")}} {
+	for _, args := range [][]string{{"env", "--config-file"}, {"env", "--config-file=" + dir}, {"env", "--config-file",
+		filepath.Join(dir, "sub.json")}} {
 		if o := f.must(args...); !strings.Contains(o.out, "export ") {
 			t.Errorf("%v printed %s", args, o.out)
 		}
@@ -374,7 +385,8 @@ func TestBundle(t *testing.T) {
 	if got, err := readCertificates(filepath.Join(f.dir, "clients", "ca-bundle.pem")); err != nil || len(got) < len(system) {
 		t.Errorf("%v: %d certificates of %d", err, len(got), len(system))
 	}
-	if o := f.with("", map[string]string{"SSL_CERT_FILE": "/nowhere/at/all"}, "env"); o.code != 2 || !strings.Contains(o.err, "SSL_CERT_FILE names /nowhere/at/all") {
+	if o := f.with("", map[string]string{"SSL_CERT_FILE": "/nowhere/at/all"}, "env"); o.code != 2 ||
+		!strings.Contains(o.err, "SSL_CERT_FILE names /nowhere/at/all") {
 		t.Errorf("exit %d, %s", o.code, o.err)
 	}
 }
@@ -398,7 +410,8 @@ func TestJudge(t *testing.T) {
 			t.Errorf("%s: %+v", name, got)
 		}
 	}
-	for version, want := range map[string]bool{"1.28.0": true, "1.34.1": true, "2.0": true, "1.27.9": false, "1.4.0": false, "x": false} {
+	for version, want := range map[string]bool{"1.28.0": true, "1.34.1": true, "2.0": true, "1.27.9": false,
+		"1.4.0": false, "x": false} {
 		if reads(version) != want {
 			t.Errorf("%s: %v", version, !want)
 		}
@@ -406,7 +419,8 @@ func TestJudge(t *testing.T) {
 }
 
 func TestApply(t *testing.T) {
-	got := apply([]string{"A=1", "B=2", "C=3", "EQ=a=b"}, []variable{{name: "B", value: "x=y"}, {name: "C", unset: true}, {name: "D", value: ""}})
+	got := apply([]string{"A=1", "B=2", "C=3", "EQ=a=b"}, []variable{{name: "B", value: "x=y"}, {name: "C", unset: true},
+		{name: "D", value: ""}})
 	if want := []string{"A=1", "EQ=a=b", "B=x=y", "D="}; !slices.Equal(got, want) {
 		t.Errorf("%v", got)
 	}

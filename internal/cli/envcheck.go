@@ -164,8 +164,10 @@ func (e *clientEnvironment) checkCurl(ctx context.Context, path string) []trial 
 	if out, err := e.command(ctx, "", tool, "--version"); err == nil {
 		t.Version, _, _ = strings.Cut(strings.TrimPrefix(string(out), "curl "), " ")
 	}
-	config := fmt.Sprintf("header = \"Authorization: Bearer %s\"\nurl = \"%s%s?api-version=2024-04-01\"\n", e.place.Token.Reveal(), e.armURL(), path)
-	out, err := e.command(ctx, config, tool, "--disable", "--silent", "--show-error", "--fail", "--max-time", "30", "--config", "-")
+	config := fmt.Sprintf("header = \"Authorization: Bearer %s\"\nurl = \"%s%s?api-version=%s\"\n",
+		e.place.Token.Reveal(), e.armURL(), path, apiVersion)
+	out, err := e.command(ctx, config, tool, "--disable", "--silent", "--show-error", "--fail", "--max-time", "30",
+		"--config", "-")
 	t.Found, t.Error = workspaceOf(out, err)
 	return []trial{t}
 }
@@ -193,7 +195,7 @@ func (e *clientEnvironment) checkGo(ctx context.Context, path string) []trial {
 		roots.AppendCertsFromPEM(text)
 		transport.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
 	}
-	out, err := fetch(ctx, transport, e.armURL()+path+"?api-version=2024-04-01", e.place.Token.Reveal())
+	out, err := fetch(ctx, transport, e.armURL()+path+"?api-version="+apiVersion, e.place.Token.Reveal())
 	t.Found, t.Error = workspaceOf(out, err)
 	return []trial{t}
 }
@@ -237,10 +239,12 @@ func (e *clientEnvironment) checkPython(ctx context.Context, python, path string
 		return []trial{{Client: "python", Error: err.Error()}}
 	}
 	if e.keepCredentials && (e.before.get("IDENTITY_ENDPOINT") == "" || e.before.get("IDENTITY_HEADER") == "") {
-		return []trial{{Client: "python", Version: "-", Error: "with --keep-credentials it needs IDENTITY_ENDPOINT and IDENTITY_HEADER"}}
+		return []trial{{Client: "python", Version: "-",
+			Error: "with --keep-credentials it needs IDENTITY_ENDPOINT and IDENTITY_HEADER"}}
 	}
-	// Isolated from the folder it runs in, whose files must not pass for packages; -W keeps warnings out of the way.
-	out, err := e.command(ctx, "", tool, "-W", "ignore", "-c", "import sys; sys.path = [p for p in sys.path if p]\n"+clientCheck, path, e.armURL())
+	// The files of the folder it runs in must not pass for packages; -W keeps warnings out of the way.
+	script := "import sys; sys.path = [p for p in sys.path if p]\n" + clientCheck
+	out, err := e.command(ctx, "", tool, "-W", "ignore", "-c", script, path, e.armURL())
 	var all []trial
 	for lines := bufio.NewScanner(bytes.NewReader(out)); lines.Scan(); {
 		var t trial

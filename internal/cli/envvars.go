@@ -209,7 +209,7 @@ func (e *clientEnvironment) noProxy() string {
 		old = e.before.get("NO_PROXY")
 	}
 	for _, entry := range strings.Split(old, ",") {
-		if entry = strings.TrimSpace(entry); entry != "" && !(e.intercept && exempts(entry)) {
+		if entry = strings.TrimSpace(entry); entry != "" && (!e.intercept || !exempts(entry)) {
 			hosts = append(hosts, entry)
 		}
 	}

@@ -32,10 +32,11 @@ func (e *startError) ExitCode() int { return e.code }
 func (a *App) runCommand() *cobra.Command {
 	var f clientFlags
 	c := &cobra.Command{
-		Use: "run [flags] -- COMMAND [ARGS...]", Short: "Run a command in the environment that env prints", Args: cobra.MinimumNArgs(1),
-		Long: "Run a command, a notebook server say, in the environment in which Azure's own clients reach this server. The\n" +
-			"command takes the place of this program: signals and the exit code are its own. Exit code 127: there is no such\n" +
-			"command; 126: it could not be started.",
+		Use: "run [flags] -- COMMAND [ARGS...]", Short: "Run a command in the environment that env prints",
+		Args: cobra.MinimumNArgs(1),
+		Long: "Run a command, a notebook server say, in the environment in which Azure's own clients reach this server.\n" +
+			"The command takes the place of this program: signals and the exit code are its own. Exit code 127: there is\n" +
+			"no such command; 126: it could not be started.",
 		Example: "  portico run -- python train_and_deploy.py\n  portico run --intercept -- jupyter lab",
 	}
 	f.bind(c)

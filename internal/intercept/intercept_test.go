@@ -23,7 +23,8 @@ func TestNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	for host, want := range map[string]Door{
-		"management.azure.com": Management, "login.microsoftonline.com": Management, "portico.blob.core.windows.net": Management,
+		"management.azure.com": Management, "login.microsoftonline.com": Management,
+		"portico.blob.core.windows.net":      Management,
 		"iris.eastus.inference.ml.azure.com": Scoring,
 	} {
 		if d, ok := n.Find(host); !ok || d != want {
@@ -31,7 +32,8 @@ func TestNames(t *testing.T) {
 		}
 	}
 	for _, host := range []string{
-		"", "azure.com", "x.management.azure.com", "other.blob.core.windows.net", "blob.core.windows.net", "portico.queue.core.windows.net",
+		"", "azure.com", "x.management.azure.com", "other.blob.core.windows.net", "blob.core.windows.net",
+		"portico.queue.core.windows.net",
 		"eastus.inference.ml.azure.com", ".eastus.inference.ml.azure.com", "a.b.eastus.inference.ml.azure.com",
 		"iris.westus.inference.ml.azure.com", "management.azure.com.evil.example", "graph.microsoft.com",
 	} {
@@ -39,7 +41,8 @@ func TestNames(t *testing.T) {
 			t.Errorf("%s is taken for ours", host)
 		}
 	}
-	for _, bad := range [][2]string{{"Portico", "local"}, {"po", "local"}, {"portico", ""}, {"portico", "a.b"}, {"portico", "ö"}, {"portico", "-x"}} {
+	for _, bad := range [][2]string{{"Portico", "local"}, {"po", "local"}, {"portico", ""}, {"portico", "a.b"},
+		{"portico", "ö"}, {"portico", "-x"}} {
 		if _, err := NewNames(bad[0], bad[1]); err == nil {
 			t.Errorf("account %q and location %q are accepted", bad[0], bad[1])
 		}
@@ -51,7 +54,8 @@ func TestNames(t *testing.T) {
 func TestNamesAreCertified(t *testing.T) {
 	s := newSite(t, nil)
 	rapid.Check(t, func(t *rapid.T) {
-		host := rapid.OneOf(rapid.SampledFrom([]string{"management.azure.com", "login.microsoftonline.com", "portico.blob.core.windows.net", "x.y"}),
+		host := rapid.OneOf(rapid.SampledFrom([]string{"management.azure.com", "login.microsoftonline.com",
+			"portico.blob.core.windows.net", "x.y"}),
 			rapid.StringMatching(`[a-z0-9]([-a-z0-9]{0,10}[a-z0-9])?(\.local)?\.inference\.ml\.azure\.com`)).Draw(t, "host")
 		_, found := s.proxy.cfg.Names.Find(host)
 		if _, err := s.proxy.cfg.Certificate(host); found != (err == nil) {
@@ -126,7 +130,8 @@ func TestCurlClient(t *testing.T) {
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}
-	if out, err := run("https://iris.local.inference.ml.azure.com/score"); err != nil || out != "scoring POST iris.local.inference.ml.azure.com/score 4" {
+	if out, err := run("https://iris.local.inference.ml.azure.com/score"); err != nil ||
+		out != "scoring POST iris.local.inference.ml.azure.com/score 4" {
 		t.Errorf("%v: %s", err, out)
 	}
 	if out, err := run("https://example.com/"); err == nil || !strings.Contains(out, "403") {
@@ -155,7 +160,8 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s: %q, want %q", authority, resp.Status, want)
 		}
 	}
-	if status, text := get(t, http.DefaultClient, s.url.String()); status != http.StatusMethodNotAllowed || !strings.Contains(text, "HTTPS_PROXY") {
+	if status, text := get(t, http.DefaultClient, s.url.String()); status != http.StatusMethodNotAllowed ||
+		!strings.Contains(text, "HTTPS_PROXY") {
 		t.Errorf("GET: %d %s", status, text)
 	}
 	resp, err := (&http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(s.url)}}).Get("http://pypi.org/simple/")
@@ -221,7 +227,8 @@ func TestOneTunnelOneName(t *testing.T) {
 func TestEarlyBytes(t *testing.T) {
 	s := newSite(t, nil)
 	c := s.dial()
-	early := &eager{Conn: c, head: []byte("CONNECT management.azure.com:443 HTTP/1.1\r\nHost: management.azure.com:443\r\n\r\n")}
+	early := &eager{Conn: c,
+		head: []byte("CONNECT management.azure.com:443 HTTP/1.1\r\nHost: management.azure.com:443\r\n\r\n")}
 	secure := tls.Client(early, &tls.Config{RootCAs: s.roots, ServerName: "management.azure.com"})
 	if err := secure.Handshake(); err != nil {
 		t.Fatal(err)
@@ -268,7 +275,8 @@ func TestBoundOfTunnels(t *testing.T) {
 	if resp.StatusCode != http.StatusOK {
 		t.Fatal(resp.Status)
 	}
-	if _, _, resp := s.connect("management.azure.com:443"); resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") != "" {
+	if _, _, resp := s.connect("management.azure.com:443"); resp.StatusCode != http.StatusServiceUnavailable ||
+		resp.Header.Get("Retry-After") != "" {
 		t.Errorf("%s", resp.Status)
 	}
 	if err := first.Close(); err != nil {
@@ -285,8 +293,10 @@ func TestBoundOfTunnels(t *testing.T) {
 }
 
 func TestOnlyLoopback(t *testing.T) {
-	for address, good := range map[string]bool{"127.0.0.1:0": true, "[::1]:8442": true, "localhost:8442": true, "127.9.9.9:1": true,
-		"0.0.0.0:8442": false, ":8442": false, "[::]:8442": false, "192.0.2.1:8442": false, "example.com:1": false, "127.0.0.1": false} {
+	for address, good := range map[string]bool{"127.0.0.1:0": true, "[::1]:8442": true, "localhost:8442": true,
+		"127.9.9.9:1":  true,
+		"0.0.0.0:8442": false, ":8442": false, "[::]:8442": false, "192.0.2.1:8442": false, "example.com:1": false,
+		"127.0.0.1": false} {
 		if err := CheckAddress(address); good != (err == nil) {
 			t.Errorf("%s: %v", address, err)
 		}

@@ -49,7 +49,8 @@ func NewNames(account, location string) (Names, error) {
 		return Names{}, fmt.Errorf("storage account %.40q: 3 to 24 lower-case letters and digits are wanted", account)
 	}
 	if !locationRule.MatchString(n.location) {
-		return Names{}, fmt.Errorf("location %.80q cannot be part of a host name: letters, digits and hyphens are wanted", location)
+		return Names{}, fmt.Errorf("location %.80q cannot be part of a host name: letters, digits and hyphens are wanted",
+			location)
 	}
 	return n, nil
 }

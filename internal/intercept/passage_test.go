@@ -59,10 +59,12 @@ func TestPassthrough(t *testing.T) {
 	if !resp.TLS.PeerCertificates[0].Equal(srv.Certificate()) {
 		t.Error("the certificate is not the far server's own")
 	}
-	if status, text := get(t, s.client(), "https://management.azure.com/x"); status != 200 || !strings.HasPrefix(text, "management") {
+	if status, text := get(t, s.client(), "https://management.azure.com/x"); status != 200 || !strings.HasPrefix(text,
+		"management") {
 		t.Errorf("%d %s", status, text)
 	}
-	for authority, want := range map[string]string{"management.azure.com:8443": "403", "127.0.0.1:1": "502 cannot reach 127.0.0.1:1"} {
+	for authority, want := range map[string]string{"management.azure.com:8443": "403",
+		"127.0.0.1:1": "502 cannot reach 127.0.0.1:1"} {
 		if _, _, resp := s.connect(authority); !strings.HasPrefix(resp.Status, want) {
 			t.Errorf("%s: %s", authority, resp.Status)
 		}
@@ -204,7 +206,8 @@ func proxyBefore(t *testing.T, answer func(r *http.Request) int) (*url.URL, *ato
 // its credential.
 func TestProxyOfTheServer(t *testing.T) {
 	via, asked := proxyBefore(t, func(r *http.Request) int {
-		if user, password, _ := basic(r.Header.Get("Proxy-Authorization")); r.Method != http.MethodConnect || user != "me" || password != "pass" {
+		if user, password, _ := basic(r.Header.Get("Proxy-Authorization")); r.Method != http.MethodConnect || user != "me" ||
+			password != "pass" {
 			return http.StatusProxyAuthRequired
 		}
 		return http.StatusOK

@@ -188,7 +188,8 @@ func (c *client) reply(status int, reason, rest string) error {
 // refuse answers with a reason and ends the connection.
 func (c *client) refuse(status int, reason string) {
 	text := reason + "\n"
-	err := c.reply(status, reason, fmt.Sprintf("Content-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n", len(text)))
+	head := "Content-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n"
+	err := c.reply(status, reason, fmt.Sprintf(head, len(text)))
 	if err == nil {
 		_, err = io.WriteString(c.Conn, text)
 	}
@@ -214,7 +215,8 @@ func (p *Proxy) connect(ctx context.Context, c *client, authority string) {
 	case p.cfg.Passthrough:
 		p.pass(ctx, c, net.JoinHostPort(host, port))
 	default:
-		c.refuse(http.StatusForbidden, "Portico does not answer for "+host+" and passes nothing through (serve --intercept-passthrough would)")
+		c.refuse(http.StatusForbidden, "Portico does not answer for "+host+
+			" and passes nothing through (serve --intercept-passthrough would)")
 	}
 }
 

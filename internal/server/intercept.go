@@ -75,7 +75,8 @@ func (s *serving) serveInterception(work interface{ Go(func() error) }) {
 	work.Go(func() error { return i.proxy.Serve(s.interceptor) })
 	work.Go(func() error { return s.front.Serve(i.proxy.Listener(intercept.Scoring), secure) })
 	work.Go(func() error {
-		return serveHTTP(i.management, tls.NewListener(i.proxy.Listener(intercept.Management), secure), "intercepted management API")
+		tunnels := tls.NewListener(i.proxy.Listener(intercept.Management), secure)
+		return serveHTTP(i.management, tunnels, "intercepted management API")
 	})
 }
 

@@ -200,7 +200,8 @@ func (i *Interceptor) Certificate(name string, now time.Time) (*tls.Certificate,
 	if _, err := i.renew(now); err != nil {
 		return nil, fmt.Errorf("renew interception authority: %w", err)
 	}
-	if kept := i.leaves[name]; kept != nil && now.After(kept.Leaf.NotBefore) && now.Add(leafRenewBefore).Before(kept.Leaf.NotAfter) {
+	if kept := i.leaves[name]; kept != nil && now.After(kept.Leaf.NotBefore) &&
+		now.Add(leafRenewBefore).Before(kept.Leaf.NotAfter) {
 		return kept, nil
 	}
 	made, err := i.issue(name, now)

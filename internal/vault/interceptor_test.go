@@ -94,7 +94,8 @@ func TestInterceptorNames(t *testing.T) {
 func stolen(t *testing.T, i *Interceptor, now time.Time, change func(*x509.Certificate)) tls.Certificate {
 	t.Helper()
 	template := &x509.Certificate{SerialNumber: serial(), NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour),
-		BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+		BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
 	change(template)
 	der, err := x509.CreateCertificate(rand.Reader, template, i.line[0].cert, &i.leafKey.PublicKey, i.line[0].key)
 	if err != nil {
@@ -118,14 +119,20 @@ func TestStolenKeyIsGoodForNothingElse(t *testing.T) {
 		host   string
 		good   bool
 	}{
-		"a name of the list":  {func(c *x509.Certificate) { c.DNSNames = []string{"management.azure.com"} }, "management.azure.com", true},
-		"another name":        {func(c *x509.Certificate) { c.DNSNames = []string{"pypi.org"} }, "pypi.org", false},
-		"a sibling":           {func(c *x509.Certificate) { c.DNSNames = []string{"graph.azure.com"} }, "graph.azure.com", false},
-		"one good, one bad":   {func(c *x509.Certificate) { c.DNSNames = []string{"management.azure.com", "pypi.org"} }, "pypi.org", false},
-		"a name that ends so": {func(c *x509.Certificate) { c.DNSNames = []string{"evilmanagement.azure.com"} }, "evilmanagement.azure.com", false},
-		"a wildcard above":    {func(c *x509.Certificate) { c.DNSNames = []string{"*.azure.com"} }, "management.azure.com", false},
-		"an IPv4 address":     {func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)} }, "127.0.0.1", false},
-		"an IPv6 address":     {func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv6loopback} }, "::1", false},
+		"a name of the list": {func(c *x509.Certificate) { c.DNSNames = []string{"management.azure.com"} },
+			"management.azure.com", true},
+		"another name": {func(c *x509.Certificate) { c.DNSNames = []string{"pypi.org"} }, "pypi.org", false},
+		"a sibling": {func(c *x509.Certificate) { c.DNSNames = []string{"graph.azure.com"} }, "graph.azure.com",
+			false},
+		"one good, one bad": {func(c *x509.Certificate) { c.DNSNames = []string{"management.azure.com", "pypi.org"} },
+			"pypi.org", false},
+		"a name that ends so": {func(c *x509.Certificate) { c.DNSNames = []string{"evilmanagement.azure.com"} },
+			"evilmanagement.azure.com", false},
+		"a wildcard above": {func(c *x509.Certificate) { c.DNSNames = []string{"*.azure.com"} }, "management.azure.com",
+			false},
+		"an IPv4 address": {func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)} }, "127.0.0.1",
+			false},
+		"an IPv6 address": {func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv6loopback} }, "::1", false},
 		"a client certificate": {func(c *x509.Certificate) {
 			c.DNSNames, c.ExtKeyUsage = []string{"management.azure.com"}, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 		}, "management.azure.com", false},
@@ -151,7 +158,8 @@ func TestStolenKeyMakesNoAuthority(t *testing.T) {
 	middle := stolen(t, i, now, func(c *x509.Certificate) {
 		c.IsCA, c.KeyUsage, c.SubjectKeyId, c.Subject.CommonName = true, x509.KeyUsageCertSign, []byte{1}, "middle"
 	})
-	end := &x509.Certificate{SerialNumber: serial(), NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour), DNSNames: []string{"pypi.org"}}
+	end := &x509.Certificate{SerialNumber: serial(), NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour),
+		DNSNames: []string{"pypi.org"}}
 	der, err := x509.CreateCertificate(rand.Reader, end, middle.Leaf, &i.leafKey.PublicKey, i.leafKey)
 	if err != nil {
 		t.Fatal(err)
@@ -162,7 +170,8 @@ func TestStolenKeyMakesNoAuthority(t *testing.T) {
 	}
 	between := x509.NewCertPool()
 	between.AddCert(middle.Leaf)
-	if _, err := leaf.Verify(x509.VerifyOptions{DNSName: "pypi.org", Roots: pool, Intermediates: between, CurrentTime: now}); err == nil {
+	if _, err := leaf.Verify(x509.VerifyOptions{DNSName: "pypi.org", Roots: pool, Intermediates: between,
+		CurrentTime: now}); err == nil {
 		t.Fatal("a further authority is believed")
 	}
 }
@@ -174,14 +183,16 @@ func opensslVerify(t *testing.T, ca string, leaf *x509.Certificate, host string)
 		t.Skip("openssl is not on this machine")
 	}
 	file := filepath.Join(t.TempDir(), "leaf.pem")
-	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: certificateBlock, Bytes: leaf.Raw}), 0o600); err != nil {
+	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: certificateBlock, Bytes: leaf.Raw}),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	check := "-verify_hostname"
 	if net.ParseIP(host) != nil {
 		check = "-verify_ip"
 	}
-	out, err := exec.Command(tool, "verify", "-x509_strict", "-purpose", "sslserver", check, host, "-CAfile", ca, file).CombinedOutput()
+	out, err := exec.Command(tool, "verify", "-x509_strict", "-purpose", "sslserver", check, host, "-CAfile", ca,
+		file).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%w: %s", err, bytes.TrimSpace(out))
 	}
@@ -207,7 +218,8 @@ func TestInterceptorCertificate(t *testing.T) {
 	if !ca.IsCA || !ca.MaxPathLenZero || len(ca.SubjectKeyId) == 0 {
 		t.Error("not the certificate of an authority for servers alone")
 	}
-	if err := opensslVerify(t, i.CAFile(), leafFor(t, i, "management.azure.com", now).Leaf, "management.azure.com"); err != nil {
+	if err := opensslVerify(t, i.CAFile(), leafFor(t, i, "management.azure.com", now).Leaf,
+		"management.azure.com"); err != nil {
 		t.Error(err)
 	}
 }
@@ -257,7 +269,8 @@ func TestInterceptorFiles(t *testing.T) {
 	if err := os.Remove(moved.CAFile()); err != nil {
 		t.Fatal(err)
 	}
-	if _, certs := published(t, openInterceptor(t, i.dir, v, []string{".eastus.inference.ml.azure.com"}, now)); !certs[0].Equal(moved.line[0].cert) {
+	if _, certs := published(t, openInterceptor(t, i.dir, v, []string{".eastus.inference.ml.azure.com"},
+		now)); !certs[0].Equal(moved.line[0].cert) {
 		t.Error("the public file was not written again")
 	}
 }
@@ -291,7 +304,8 @@ func TestInterceptorLine(t *testing.T) {
 			if now.Sub(r.at) > announceBefore-switchBefore {
 				continue
 			}
-			if _, err := leaf.Verify(x509.VerifyOptions{DNSName: "management.azure.com", Roots: r.pool, CurrentTime: now}); err != nil {
+			if _, err := leaf.Verify(x509.VerifyOptions{DNSName: "management.azure.com", Roots: r.pool,
+				CurrentTime: now}); err != nil {
 				t.Fatalf("read on %s, used on %s: %v", r.at, now, err)
 			}
 		}
@@ -316,7 +330,8 @@ func TestInterceptorAfterLongStop(t *testing.T) {
 		at := now.Add(later)
 		again := openInterceptor(t, i.dir, v, interceptNames, at)
 		pool, _ := published(t, again)
-		if _, err := leafFor(t, again, "management.azure.com", at).Leaf.Verify(x509.VerifyOptions{Roots: pool, CurrentTime: at}); err != nil {
+		if _, err := leafFor(t, again, "management.azure.com", at).Leaf.Verify(x509.VerifyOptions{Roots: pool,
+			CurrentTime: at}); err != nil {
 			t.Errorf("after %s: %v", later, err)
 		}
 	}
@@ -336,7 +351,8 @@ func TestInterceptorLeavesAreBounded(t *testing.T) {
 		}
 	}
 	old := leafFor(t, i, "management.azure.com", now)
-	if fresh := leafFor(t, i, "management.azure.com", now.Add(leafValidity)); fresh == old || !fresh.Leaf.NotAfter.After(old.Leaf.NotAfter) {
+	if fresh := leafFor(t, i, "management.azure.com", now.Add(leafValidity)); fresh == old ||
+		!fresh.Leaf.NotAfter.After(old.Leaf.NotAfter) {
 		t.Error("an old certificate was not renewed")
 	}
 }
@@ -381,7 +397,8 @@ func TestInterceptorServesGo(t *testing.T) {
 	i, _ := newInterceptor(t, now)
 	pool, _ := published(t, i)
 	port := serveTLS(t, *leafFor(t, i, "iris.local.inference.ml.azure.com", now))
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: "iris.local.inference.ml.azure.com"}}}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool,
+		ServerName: "iris.local.inference.ml.azure.com"}}}
 	defer client.CloseIdleConnections()
 	resp, err := client.Get(fmt.Sprintf("https://127.0.0.1:%d/", port))
 	if err != nil {

@@ -302,3 +302,23 @@ func TestPassthroughIsAsked(t *testing.T) {
 		t.Errorf("exit %d, %s", r.code, r.err)
 	}
 }
+
+// TestInterceptIsRefusedAtStart: what cannot be intercepted is said before anything is served.
+func TestInterceptIsRefusedAtStart(t *testing.T) {
+	for name, c := range map[string]struct {
+		flags []string
+		text  string
+	}{
+		"an address for everybody":      {[]string{"--intercept", "0.0.0.0:0"}, "not a loopback address"},
+		"a location that is no label":   {[]string{"--intercept", "127.0.0.1:0", "--location", "a.b"}, "cannot be part of a host name"},
+		"an address that is none":       {[]string{"--intercept", "8442"}, "missing port"},
+		"a passthrough that is no flag": {[]string{"--intercept", "127.0.0.1:0", "--intercept-passthrough=maybe"}, "maybe"},
+	} {
+		args := append([]string{"serve", "--data-dir", filepath.Join(t.TempDir(), "data"),
+			"--management", "127.0.0.1:0", "--scoring", "127.0.0.1:0"}, c.flags...)
+		out, err := exec.Command(binary, args...).CombinedOutput()
+		if err == nil || !strings.Contains(string(out), c.text) {
+			t.Errorf("%s: %v: %s", name, err, out)
+		}
+	}
+}
