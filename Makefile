@@ -53,7 +53,7 @@ python: $(VENV)/.done ## tests of the Python worker
 	$(VENV)/bin/pytest -q workers/python/tests
 
 conformance: build ## the whole product as a user sees it: real server, real clients, failures
-	$(GO) test -count=1 ./test/...
+	$(GO) test -count=1 -parallel 4 -timeout 30m ./test/...
 
 cross: ## the binary compiles for every platform
 	@for p in $(PLATFORMS); do echo "build $$p"; GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) build -o /dev/null ./cmd/portico || exit 1; done
