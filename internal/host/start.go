@@ -19,9 +19,9 @@ import (
 
 // Bounds of starting a process.
 const (
-	stageTimeout      = 30 * time.Second // from fork to exec
-	outputTimeout     = 2 * time.Second  // to read what is left in the pipe of a process that ended
-	outputBufferBytes = 16 << 10         // per process
+	stageTimeout      = time.Minute     // from fork to exec
+	outputTimeout     = 2 * time.Second // to read what is left in the pipe of a process that ended
+	outputBufferBytes = 16 << 10        // per process
 	maxStageReport    = 64 << 10
 )
 

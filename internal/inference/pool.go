@@ -56,8 +56,8 @@ const (
 	socketPathMax   = 100                   // bytes; the least that a supported system allows is 104 with the final zero
 	meanWeight      = 8                     // of n finished requests the newest counts 1/meanWeight of the mean
 	numberGap       = 2 * withdrawSlots     // left out when numbering is resumed, so that no old withdrawal matches
-	killWait        = 10 * time.Second      // for a process to end after SIGKILL
-	launchTimeout   = 30 * time.Second      // for a Launcher to answer
+	killWait        = 30 * time.Second      // for a process to end after SIGKILL
+	launchTimeout   = 2 * time.Minute       // for a Launcher to answer, its waiting for a turn included
 	connectTimeout  = 2 * time.Second       // for a worker's socket to take a connection
 	lostWait        = time.Second           // for the exit of a process whose connection broke
 	aliveWait       = 50 * time.Millisecond // the same, before it is asked whether it lives

@@ -326,7 +326,7 @@ func (p *process) Signal(ctx context.Context, sig syscall.Signal) error {
 }
 
 // killWait is how long a process may take to end after SIGKILL.
-const killWait = 10 * time.Second
+const killWait = 30 * time.Second
 
 // end ends the process if it runs: SIGTERM, after the grace SIGKILL.
 func (p *process) end(ctx context.Context, grace time.Duration) error {
