@@ -227,7 +227,7 @@ class Checks:
     def encryption(self):
         answer = self.names["encryption_answer"]
         error = answer.json()["error"]
-        assert (answer.status_code, error["code"]) == (501, "NotImplemented"), answer.text
+        assert (answer.status_code, error["code"]) == (400, "NotImplemented"), answer.text
         assert "encryption" in error["message"], error
 
     def cost(self):
