@@ -1,6 +1,7 @@
 package access
 
 import (
+	"math"
 	"sync"
 	"time"
 )
@@ -12,6 +13,7 @@ const (
 	AttemptRate  = 20
 	// maxSources is how many sources are told apart. Beyond it the ones that wait least are forgotten.
 	maxSources = 4096
+	rounding   = 1e-6 // of an attempt
 )
 
 // Limiter bounds how often each of many sources may try something. The zero value is ready; it is safe for
@@ -38,8 +40,9 @@ func (l *Limiter) Allow(source string, now time.Time) (wait time.Duration, ok bo
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	spent := l.sources[source].level(now)
-	if spent+1 > AttemptBurst {
-		return time.Duration((spent + 1 - AttemptBurst) / AttemptRate * float64(time.Second)), false
+	// Levels are sums of fractions: what is over by no more than their rounding is not over.
+	if over := spent + 1 - AttemptBurst; over > rounding {
+		return time.Duration(math.Ceil(over / AttemptRate * float64(time.Second))), false
 	}
 	if l.sources == nil {
 		l.sources = map[string]bucket{}
