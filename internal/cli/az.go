@@ -185,7 +185,8 @@ func (a *App) azGroup(commands []azCommand, group string, words, rest []string) 
 			names = append(names, name)
 		}
 	}
-	return usagef("'%s' is not a command of this az, which Portico stands in for%s. See `az %s--help`", strings.Join(words, " "),
+	return usagef("'%s' is not a command of this az, which Portico stands in for%s. See `az %s--help`",
+		strings.Join(words, " "),
 		didYouMean(words[known], names), strings.TrimSuffix(said, words[known]))
 }
 
@@ -213,7 +214,8 @@ func azHelp(w io.Writer, command *azCommand) error {
 		if len(a.choices) > 0 {
 			note = strings.TrimSpace(note + " " + strings.Join(a.choices, ", "))
 		}
-		if _, err := fmt.Fprintln(w, strings.TrimRight(fmt.Sprintf("  %-32s %s", strings.Join(a.names, " "), note), " ")); err != nil {
+		line := fmt.Sprintf("  %-32s %s", strings.Join(a.names, " "), note)
+		if _, err := fmt.Fprintln(w, strings.TrimRight(line, " ")); err != nil {
 			return err
 		}
 	}

@@ -52,8 +52,10 @@ func TestAzIsPortico(t *testing.T) {
 		{"ml online-endpoint update -n live --remove tags.team --add identity.user_assigned_identities X",
 			"ml online-endpoint update -n live --remove tags.team --add identity.user_assigned_identities=X"},
 		{"ml online-endpoint delete -n live -y --no-wait", "ml online-endpoint delete -n live --yes --no-wait"},
-		{"ml online-endpoint regenerate-keys --name live --key-type Secondary", "ml online-endpoint regenerate-keys -n live --key-type secondary"},
-		{"ml online-deployment update -n blue --endpoint live --set instance_count=2", "ml online-deployment update -n blue -e live --set instance_count=2"},
+		{"ml online-endpoint regenerate-keys --name live --key-type Secondary",
+			"ml online-endpoint regenerate-keys -n live --key-type secondary"},
+		{"ml online-deployment update -n blue --endpoint live --set instance_count=2",
+			"ml online-deployment update -n blue -e live --set instance_count=2"},
 		{"ml online-deployment get-logs --na blue -e live -l 100 -c storage-initializer",
 			"ml online-deployment get-logs -n blue -e live --lines 100 --container storage-initializer"},
 		{"ml online-endpoint list -g other -w second --subscription 11111111-1111-1111-1111-111111111111",
@@ -66,7 +68,8 @@ func TestAzIsPortico(t *testing.T) {
 				f := newFakeServer(t)
 				f.put("/onlineEndpoints/live", map[string]any{"authMode": "Key", "traffic": map[string]int{"blue": 100}})
 				f.resources[strings.ToLower(wsPath+"/onlineEndpoints/live")]["tags"] = map[string]any{"team": "risk"}
-				f.put("/onlineEndpoints/live/deployments/blue", map[string]any{"endpointComputeType": "Managed", "instanceType": "x"})
+				f.put("/onlineEndpoints/live/deployments/blue", map[string]any{"endpointComputeType": "Managed",
+					"instanceType": "x"})
 				f.put("/models/m", map[string]any{})
 				o := do(f)
 				var all []sent
@@ -108,7 +111,8 @@ func TestAzOutput(t *testing.T) {
 		{append(show, "-o", "none"), ""},
 		{[]string{"ml", "online-endpoint", "invoke", "-n", "iris", "-r", request}, "\"{\\\"A\\\": \\\"B\\\"}\"\n"},
 		{[]string{"ml", "online-endpoint", "invoke", "-n", "iris", "-r", request, "-o", "tsv"}, "{\"A\": \"B\"}\n"},
-		{[]string{"ml", "online-endpoint", "get-credentials", "-n", "iris", "-o", "tsv", "--query", "primaryKey"}, "primary\n"},
+		{[]string{"ml", "online-endpoint", "get-credentials", "-n", "iris", "-o", "tsv", "--query", "primaryKey"},
+			"primary\n"},
 		{[]string{"ml", "online-deployment", "get-logs", "-e", "iris", "-n", "blue"}, "line 1\nline 2\n"},
 	} {
 		if o := f.mustAz(row.args...); o.out != row.want {
@@ -122,11 +126,13 @@ func TestAzOutput(t *testing.T) {
 	if o := f.asAz(map[string]string{"AZURE_CORE_OUTPUT": "tsv"}, append(show, "--query", "name")...); o.out != "iris\n" {
 		t.Errorf("AZURE_CORE_OUTPUT: %q", o.out)
 	}
-	if o := f.asAz(map[string]string{"AZURE_DEFAULTS_WORKSPACE": "other"}, show...); o.code != 3 || !strings.Contains(o.err, "workspaces/other") {
+	if o := f.asAz(map[string]string{"AZURE_DEFAULTS_WORKSPACE": "other"}, show...); o.code != 3 ||
+		!strings.Contains(o.err, "workspaces/other") {
 		t.Errorf("AZURE_DEFAULTS_WORKSPACE: exit %d %s", o.code, o.err)
 	}
 	write(t, request, "boom")
-	if o := f.asAz(nil, "ml", "online-endpoint", "invoke", "-n", "iris", "-r", request); o.code != 1 || !strings.HasPrefix(o.err, "ERROR: ") {
+	if o := f.asAz(nil, "ml", "online-endpoint", "invoke", "-n", "iris", "-r", request); o.code != 1 ||
+		!strings.HasPrefix(o.err, "ERROR: ") {
 		t.Errorf("a failed invoke: exit %d %s", o.code, o.err)
 	}
 }
@@ -192,7 +198,8 @@ func TestAzSignIn(t *testing.T) {
 		last := f.requests[len(f.requests)-1]
 		if r.URL.Path == "/t-1/oauth2/v2.0/token" {
 			asked++
-			if !strings.Contains(last.body, "client_secret=hush") || !strings.Contains(last.body, "core.windows.net%2F%2F.default") &&
+			if !strings.Contains(last.body, "client_secret=hush") || !strings.Contains(last.body,
+				"core.windows.net%2F%2F.default") &&
 				!strings.Contains(last.body, "core.windows.net%2F.default") {
 				f.answer(w, 401, map[string]string{"error": "invalid_client", "error_description": "AADSTS7000215: no"})
 				return true
@@ -211,7 +218,8 @@ func TestAzSignIn(t *testing.T) {
 		return true
 	}
 	login := []string{"login", "--service-principal", "-u", "c-1", "--tenant", "t-1"}
-	if o := f.asAz(nil, append(login, "-p", "wrong")...); o.code != 1 || !strings.Contains(o.err, "AADSTS7000215") || strings.Contains(o.err, "wrong") {
+	if o := f.asAz(nil, append(login, "-p", "wrong")...); o.code != 1 || !strings.Contains(o.err, "AADSTS7000215") ||
+		strings.Contains(o.err, "wrong") {
 		t.Fatalf("a wrong secret: exit %d %s", o.code, o.err)
 	}
 	file := filepath.Join(f.dir, "user", "portico", "az.json")
@@ -235,7 +243,8 @@ func TestAzSignIn(t *testing.T) {
 		t.Errorf("a token that ends was used: asked %d times", asked)
 	}
 	f.mustAz("logout")
-	if doc, err := os.ReadFile(file); err != nil || strings.Contains(string(doc), "hush") || strings.Contains(string(doc), "e30.") {
+	if doc, err := os.ReadFile(file); err != nil || strings.Contains(string(doc), "hush") ||
+		strings.Contains(string(doc), "e30.") {
 		t.Errorf("after logout %s holds %s (%v)", file, doc, err)
 	}
 }
@@ -250,16 +259,19 @@ func TestAzRestKeepsTheToken(t *testing.T) {
 			t.Errorf("%s: exit %d %s%s", target, o.code, o.err, o.out)
 		}
 	}
-	for _, target := range []string{"https://example.com" + path, "https://management.azure.com.example.com/x", "http://127.0.0.1:1/x"} {
+	for _, target := range []string{"https://example.com" + path, "https://management.azure.com.example.com/x",
+		"http://127.0.0.1:1/x"} {
 		before := len(f.requests)
 		if o := f.asAz(nil, "rest", "--url", target); o.code != ExitUsage || len(f.requests) != before {
 			t.Errorf("%s: exit %d %s", target, o.code, o.err)
 		}
 	}
-	if o := f.asAz(nil, "rest", "--url", wsPath+"/onlineEndpoints/none"); o.code != 1 || !strings.HasPrefix(o.err, "ERROR: Not Found({") {
+	if o := f.asAz(nil, "rest", "--url", wsPath+"/onlineEndpoints/none"); o.code != 1 ||
+		!strings.HasPrefix(o.err, "ERROR: Not Found({") {
 		t.Errorf("exit %d %s", o.code, o.err)
 	}
-	if o := f.asAz(nil, "rest", "--url", path, "--skip-authorization-header"); o.code != 1 || !strings.Contains(o.err, "Unauthorized") {
+	if o := f.asAz(nil, "rest", "--url", path, "--skip-authorization-header"); o.code != 1 ||
+		!strings.Contains(o.err, "Unauthorized") {
 		t.Errorf("without the header: exit %d %s", o.code, o.err)
 	}
 	f.mustAz("rest", "-m", "put", "-u", path, "--body", `{"properties": {"b": 1}}`, "--headers", "X-Test=1", "-o", "none")
@@ -289,7 +301,8 @@ func TestAzConfig(t *testing.T) {
 	if o := f.asAz(nil, "config", "get", "defaults.group"); o.code != 1 || !strings.Contains(o.err, "is not set") {
 		t.Errorf("exit %d %s", o.code, o.err)
 	}
-	if o := f.portico("config", "show", "-o", "json", "--query", "defaults"); !strings.Contains(o.out, `"workspace": "two"`) {
+	if o := f.portico("config", "show", "-o", "json", "--query", "defaults"); !strings.Contains(o.out,
+		`"workspace": "two"`) {
 		t.Errorf("portico does not share the defaults: %s%s", o.out, o.err)
 	}
 }
@@ -309,7 +322,8 @@ func TestAzWindow(t *testing.T) {
 		{values: azValues{"start-time": {"2026-03-29T00:00:00Z"}}, start: at(0, 0), end: now},
 		{values: azValues{"start-time": {"2026-03-29"}, "offset": {"10m"}}, start: at(0, 0), end: at(0, 10)},
 		{values: azValues{"end-time": {"2026-03-29T01:00"}}, start: at(0, 0), end: at(1, 0)},
-		{values: azValues{"start-time": {"2026-03-29 00:10"}, "end-time": {"2026-03-29T02:20:00+02:00"}}, start: at(0, 10), end: at(0, 20)},
+		{values: azValues{"start-time": {"2026-03-29 00:10"}, "end-time": {"2026-03-29T02:20:00+02:00"}}, start: at(0, 10),
+			end: at(0, 20)},
 		{values: azValues{"start-time": {"2026-03-30"}}, bad: true},
 		{values: azValues{"offset": {"-5m"}}, bad: true},
 		{values: azValues{"offset": {"99999999999999999999d"}}, bad: true},
@@ -324,14 +338,16 @@ func TestAzWindow(t *testing.T) {
 
 func TestApplyEdits(t *testing.T) {
 	list := func(ids ...string) *endpointFile {
-		return &endpointFile{Tags: map[string]string{"a": "1", "b": "2"}, Identity: &identityFile{Type: "user_assigned", UserAssigned: ids}}
+		return &endpointFile{Tags: map[string]string{"a": "1", "b": "2"}, Identity: &identityFile{Type: "user_assigned",
+			UserAssigned: ids}}
 	}
 	for _, row := range []struct {
 		adds, removes []string
 		want          *endpointFile
 		bad           string
 	}{
-		{adds: []string{"identity.user_assigned_identities=z", "identity.user_assigned_identities=a=b"}, want: list("x", "y", "z", "a=b")},
+		{adds: []string{"identity.user_assigned_identities=z", "identity.user_assigned_identities=a=b"},
+			want: list("x", "y", "z", "a=b")},
 		{removes: []string{"identity.user_assigned_identities=0"}, want: list("y")},
 		{removes: []string{"identity.user_assigned_identities=2"}, bad: "no element"},
 		{removes: []string{"identity.user_assigned_identities=-1"}, bad: "no element"},
@@ -351,7 +367,8 @@ func TestApplyEdits(t *testing.T) {
 		}
 	}
 	got := list()
-	if err := applyEdits(nil, []string{"tags.a"}, got); err != nil || !reflect.DeepEqual(got.Tags, map[string]string{"b": "2"}) {
+	if err := applyEdits(nil, []string{"tags.a"}, got); err != nil || !reflect.DeepEqual(got.Tags,
+		map[string]string{"b": "2"}) {
 		t.Errorf("%v %v", err, got.Tags)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -61,13 +62,15 @@ func azAccount() []azCommand {
 			azOne("--certificate").refuse("principals of Portico have secrets and federated tokens, no certificates"),
 		}},
 		{words: "logout", short: "Forget who signed in", run: azSignOut, args: []azArg{azOne("--username").silent()}},
-		{words: "account show", short: "Show the subscription and who is signed in", run: azAccountShow, args: []azArg{subscription}},
+		{words: "account show", short: "Show the subscription and who is signed in", run: azAccountShow,
+			args: []azArg{subscription}},
 		{words: "account list", short: "List subscriptions", run: azAccountList, args: []azArg{
 			azSwitch("--all").silent(), azSwitch("--refresh").silent()}},
 		{words: "account set", short: "Choose the subscription of the commands that follow", run: azAccountSet,
 			args: []azArg{subscription}},
 		{words: "account get-access-token", short: "Get a token", run: azAccessToken, args: []azArg{
-			azOne("--resource"), azMany("--scope"), azOne("--resource-type").from("arm"), azOne("--tenant", "-t"), subscription}},
+			azOne("--resource"), azMany("--scope"), azOne("--resource-type").from("arm"),
+			azOne("--tenant", "-t"), subscription}},
 		{words: "account clear", short: "Forget who signed in", run: azSignOut},
 	}
 }
@@ -183,7 +186,7 @@ func (c *azCall) token(ctx context.Context, s *session, resource string) (azToke
 	login, at := c.user.Login, c.found
 	have, err := readClaims(s.client.place.Token.Reveal())
 	switch {
-	case err == nil && resource == azManagement:
+	case err == nil && isManagement(resource):
 		return azToken{s.client.place.Token, time.Unix(have.Expires, 0)}, have, nil
 	case err == nil && login == nil:
 		return azToken{}, nil, fmt.Errorf("%s is a token itself and cannot be exchanged for one for %s; sign in with `az login`",
@@ -206,6 +209,12 @@ type azClaims struct {
 	AppID    string `json:"appid"`
 	Name     string `json:"app_displayname"`
 	Expires  int64  `json:"exp"`
+}
+
+// isManagement says whether a resource is the management API, which takes tokens for each of its names.
+func isManagement(resource string) bool {
+	name := strings.TrimRight(strings.TrimPrefix(resource, "https://"), "/")
+	return slices.Contains(azManagementHosts, strings.ToLower(name))
 }
 
 // readClaims reads a token without verifying it: the server that gave it, and those it is shown to, do.
@@ -231,7 +240,7 @@ func azSignIn(ctx context.Context, c *azCall) error {
 		return err
 	}
 	// Opening the server gets the first token, and only that makes the sign-in last.
-	c.user.Login, c.App.signIn = l, c.bearer(ctx)
+	c.user.Login, c.signIn = l, c.bearer(ctx)
 	return azAccountList(ctx, c)
 }
 
@@ -239,14 +248,16 @@ func azSignIn(ctx context.Context, c *azCall) error {
 func (c *azCall) newLogin() (*azLogin, error) {
 	switch {
 	case c.values.on("service-principal"):
-		l := &azLogin{Kind: azServicePrincipal, ClientID: c.one("username"), Tenant: c.one("tenant"), Secret: c.one("password"),
+		l := &azLogin{Kind: azServicePrincipal, ClientID: c.one("username"), Tenant: c.one("tenant"),
+			Secret:    c.one("password"),
 			Assertion: c.one("federated-token")}
 		if l.ClientID == "" || l.Tenant == "" || (l.Secret == "") == (l.Assertion == "") {
 			return nil, usagef("a service principal signs in with --username, --tenant and --password (or --federated-token)")
 		}
 		return l, nil
 	case c.values.on("identity"):
-		return &azLogin{Kind: azIdentity, ClientID: orDefault(c.one("client-id"), c.one("username")), ObjectID: c.one("object-id"),
+		return &azLogin{Kind: azIdentity, ClientID: orDefault(c.one("client-id"), c.one("username")),
+			ObjectID: c.one("object-id"),
 			Resource: c.one("resource-id")}, nil
 	case c.one("username") != "" || c.one("password") != "":
 		return nil, usagef("people have no passwords here; sign in with --identity, or with --service-principal")

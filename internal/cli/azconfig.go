@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -38,7 +37,8 @@ func azConfig() []azCommand {
 			azMaybe("--allow-preview").silent(), azOne("--source", "-s").refuse("this az has no extensions besides ml")}},
 		{words: "extension update", short: "Update an extension", run: azExtensionKnown, args: []azArg{
 			extension.must(), azMaybe("--allow-preview").silent()}},
-		{words: "extension remove", short: "Remove an extension; ml stays", run: azExtensionRemove, args: []azArg{extension.must()}},
+		{words: "extension remove", short: "Remove an extension; ml stays", run: azExtensionRemove,
+			args: []azArg{extension.must()}},
 		{words: "extension list", short: "List extensions", run: func(_ context.Context, c *azCall) error {
 			return c.print([]azExtension{azMLExtension()})
 		}},
@@ -174,8 +174,11 @@ func azConfigGet(_ context.Context, c *azCall) error {
 		return c.print(all)
 	}
 	items, err := c.section(section)
-	if err != nil || !one {
-		return errors.Join(err, c.print(items))
+	if err != nil {
+		return err
+	}
+	if !one {
+		return c.print(items)
 	}
 	for _, item := range items {
 		if item.Name == name {
@@ -197,7 +200,8 @@ func azVersion(_ context.Context, c *azCall) error {
 
 // azVersionText is the output of az --version.
 func azVersionText(w io.Writer) error {
-	_, err := fmt.Fprintf(w, "azure-cli %s (the command line that Portico's az follows)\n\nExtensions:\nml %s\n", azCompatVersion,
+	_, err := fmt.Fprintf(w, "azure-cli %s (the command line that Portico's az follows)\n\nExtensions:\nml %s\n",
+		azCompatVersion,
 		azMLCompatVersion)
 	return err
 }

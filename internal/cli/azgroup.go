@@ -60,14 +60,15 @@ func (s *session) shownGroup(g azGroup) azShownGroup {
 	}
 }
 
-// group finds a resource group. A server knows groups by the workspaces in them only; the one that it is configured with
-// and those that were created with this az exist without any.
+// group finds a resource group. A server knows groups by the workspaces in them only; those that were created with this
+// az exist without any.
 func (c *azCall) group(ctx context.Context, s *session, name string) (azGroup, bool, error) {
 	if g, ok := c.user.Groups[groupKey(s, name)]; ok {
 		return g, true, nil
 	}
-	found, err := list[arm.Workspace](ctx, s.client, "/subscriptions/"+url.PathEscape(s.scope.Subscription)+"/resourceGroups/"+
-		url.PathEscape(name)+"/providers/"+arm.Namespace+"/workspaces", nil)
+	found, err := list[arm.Workspace](ctx, s.client,
+		"/subscriptions/"+url.PathEscape(s.scope.Subscription)+"/resourceGroups/"+
+			url.PathEscape(name)+"/providers/"+arm.Namespace+"/workspaces", nil)
 	if err != nil && !notFound(err) {
 		return azGroup{}, false, err
 	}
@@ -250,7 +251,8 @@ func (s *session) rest(ctx context.Context, method string, target *url.URL, head
 		return client.once(ctx, method, resolved, body, header)
 	}
 	scoring, err := url.Parse(s.client.place.ScoringURL)
-	if err != nil || scoring.Host == "" || !strings.EqualFold(scoring.Host, target.Host) || target.Scheme != scoring.Scheme {
+	if err != nil || scoring.Host == "" || !strings.EqualFold(scoring.Host, target.Host) ||
+		target.Scheme != scoring.Scheme {
 		return nil, usagef("--url: az rest reaches %s (the server's management API) and the server's scoring URLs, not %s",
 			azManagementHosts[0], target.Host)
 	}

@@ -26,25 +26,27 @@ func azMonitor() []azCommand {
 		azOne("--resource-type").refuse("name the resource by its id"),
 		azOne("--resource-parent").refuse("name the resource by its id"),
 		azOne("--resource-namespace").refuse("name the resource by its id")}
-	metrics := append([]azArg{azMany("--metrics", "--metric"), azMany("--aggregation"), azOne("--interval"), azOne("--filter"),
+	metrics := append([]azArg{azMany("--metrics", "--metric"), azMany("--aggregation"), azOne("--interval"),
+		azOne("--filter"),
 		azMany("--dimension"), azOne("--top"), azOne("--orderby"),
 		azSwitch("--metadata").refuse("give --dimension, and read timeseries[].metadatavalues")}, resource...)
 	return []azCommand{
 		{words: "monitor metrics list", short: "Show metrics of an endpoint or deployment", run: azMetricsList,
 			args: append(metrics, window...)},
-		{words: "monitor metrics list-definitions", short: "Show which metrics a resource has", run: azMetricDefinitions, args: resource},
+		{words: "monitor metrics list-definitions", short: "Show which metrics a resource has", run: azMetricDefinitions,
+			args: resource},
 		{words: "monitor activity-log list", short: "Show who changed what", run: azActivityLog, args: append([]azArg{
 			azGroupArg, azOne("--resource-id"), azOne("--namespace", "--resource-provider"), azOne("--correlation-id"),
 			azOne("--caller"), azOne("--status"), azOne("--max-events"), azMany("--select")}, window...)},
 	}
 }
 
-// azDays and azClock are the parts of az's offsets, such as 1d6h30m.
+// azOffsetText is the form of az's offsets, such as 1d6h30m.
 var azOffsetText = regexp.MustCompile(`^(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?$`)
 
 // parseAzOffset reads 1h, 30m, 1d12h.
 func parseAzOffset(text string) (time.Duration, error) {
-	parts := azOffsetText.FindStringSubmatch(strings.ToLower(strings.TrimPrefix(text, "##")))
+	parts := azOffsetText.FindStringSubmatch(strings.ToLower(text))
 	if text == "" || parts == nil {
 		return 0, usagef("'%s' is not a duration; write 1d, 6h, 30m or 1d6h30m", text)
 	}
@@ -63,7 +65,8 @@ func parseAzOffset(text string) (time.Duration, error) {
 }
 
 // azTimes are the forms of a time that az takes, beside those with a zone; without one it is UTC.
-var azTimes = []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02 15:04:05", "2006-01-02 15:04",
+var azTimes = []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02 15:04:05",
+	"2006-01-02 15:04",
 	"2006-01-02"}
 
 func parseAzTime(text string) (time.Time, error) {
@@ -113,7 +116,8 @@ func (c *azCall) window(now time.Time, offset time.Duration) (start, end time.Ti
 func (c *azCall) monitorPath(what string) (string, error) {
 	id := strings.TrimRight(c.one("resource"), "/")
 	if !strings.HasPrefix(strings.ToLower(id), "/subscriptions/") {
-		return "", usagef("--resource: '%s' is not a resource id; `az ml online-endpoint show --query id -o tsv` gives one", id)
+		return "", usagef("--resource: '%s' is not a resource id; `az ml online-endpoint show --query id -o tsv` gives one",
+			id)
 	}
 	return id + "/providers/Microsoft.Insights/" + what, nil
 }
@@ -124,7 +128,8 @@ func azMetricsList(ctx context.Context, c *azCall) error {
 		return err
 	}
 	query := url.Values{"api-version": {"2024-02-01"}, "timespan": {arm.FormatTime(start) + "/" + arm.FormatTime(end)}}
-	for key, value := range map[string]string{"metricnames": strings.Join(c.values["metrics"], ","), "$filter": c.metricFilter(),
+	for key, value := range map[string]string{"metricnames": strings.Join(c.values["metrics"], ","),
+		"$filter":     c.metricFilter(),
 		"aggregation": strings.Join(c.values["aggregation"], ","), "top": c.one("top"), "orderby": c.one("orderby"),
 		"metricnamespace": c.one("namespace")} {
 		if value != "" {

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -272,10 +271,7 @@ func (a azArg) must() azArg { a.required = true; return a }
 
 func (a azArg) from(choices ...string) azArg { a.choices = choices; return a }
 
-func (a azArg) refuse(format string, args ...any) azArg {
-	a.refused = fmt.Sprintf(format, args...)
-	return a
-}
+func (a azArg) refuse(why string) azArg { a.refused = why; return a }
 
 // silent is for options that ask for nothing that has to be done here.
 func (a azArg) silent() azArg { a.to = "-"; return a }

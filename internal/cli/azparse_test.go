@@ -11,7 +11,8 @@ import (
 )
 
 var parseTable = []azArg{
-	azOne("--name", "-n").must(), azOne("--endpoint-name", "-e"), azOne("--resource-group", "-g"), azOne("--request-file", "-r"),
+	azOne("--name", "-n").must(), azOne("--endpoint-name", "-e"), azOne("--resource-group",
+		"-g"), azOne("--request-file", "-r"),
 	azSwitch("--yes", "-y"), azSwitch("--no-wait"), azMaybe("--local"), azMany("--set"), azMany("--traffic"),
 	azOne("--key-type").from("primary", "secondary"), azOne("--web").refuse("there is none"),
 	{names: []string{"--remove"}, takes: takesMany, each: listEdits},
@@ -31,7 +32,8 @@ func TestParseAz(t *testing.T) {
 		{line: "--name=", want: azValues{"name": {""}}},
 		{line: "-n|a|-n|b", want: azValues{"name": {"b"}}},
 		{line: "-yn|a", want: azValues{"name": {"a"}, "yes": {"true"}}},
-		{line: "-n|a|--set|x=1|y=2|--yes|--set|z=3", want: azValues{"name": {"a"}, "set": {"x=1", "y=2", "z=3"}, "yes": {"true"}}},
+		{line: "-n|a|--set|x=1|y=2|--yes|--set|z=3", want: azValues{"name": {"a"}, "set": {"x=1", "y=2", "z=3"},
+			"yes": {"true"}}},
 		{line: "-n|a|--set=x=1|y=2", err: "unrecognized arguments: y=2"},
 		{line: "-n|a|--traffic|blue=90 green=10", want: azValues{"name": {"a"}, "traffic": {"blue=90 green=10"}}},
 		{line: "-n|a|--local", want: azValues{"name": {"a"}, "local": {"true"}}},
@@ -72,7 +74,8 @@ func TestParseAz(t *testing.T) {
 
 // TestParseAzAnyLine: whatever is typed, the parser answers, and what it answers was typed.
 func TestParseAzAnyLine(t *testing.T) {
-	word := rapid.OneOf(rapid.SampledFrom([]string{"--name", "-n", "--na=x", "-y", "--set", "a=b", "--", "-", "", "--local", "false",
+	word := rapid.OneOf(rapid.SampledFrom([]string{"--name", "-n", "--na=x", "-y", "--set", "a=b", "--", "-", "",
+		"--local", "false",
 		"-nx", "--r", "--yes", "-yn", "--=", "--remove", "0"}), rapid.String())
 	rapid.Check(t, func(t *rapid.T) {
 		line := rapid.SliceOfN(word, 0, 8).Draw(t, "line")

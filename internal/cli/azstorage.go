@@ -29,7 +29,8 @@ const (
 )
 
 func azStorage() []azCommand {
-	account := []azArg{azOne("--account-name"), azOne("--auth-mode").from("login", "key").silent(), azGroupArg, azWorkspaceArg,
+	account := []azArg{azOne("--account-name"), azOne("--auth-mode").from("login", "key").silent(), azGroupArg,
+		azWorkspaceArg,
 		azMaybe("--no-progress").silent(),
 		azOne("--account-key").refuse("the container is opened with the token of who runs this"),
 		azOne("--connection-string").refuse("the container is opened with the token of who runs this"),
@@ -37,17 +38,22 @@ func azStorage() []azCommand {
 	container := azOne("--container-name", "-c").must()
 	with := func(args ...azArg) []azArg { return append(args, account...) }
 	return []azCommand{
-		{words: "storage blob upload", short: "Upload a file", run: azBlobUpload, args: with(container, azOne("--file", "-f").must(), azNameArg,
-			azMaybe("--overwrite"), azOne("--type", "-t").from("block"))},
+		{words: "storage blob upload", short: "Upload a file", run: azBlobUpload,
+			args: with(container, azOne("--file", "-f").must(), azNameArg,
+				azMaybe("--overwrite"), azOne("--type", "-t").from("block"))},
 		{words: "storage blob upload-batch", short: "Upload the files of a folder", run: azBlobUploadBatch, args: with(
 			azOne("--source", "-s").must(), azOne("--destination", "-d").must(), azOne("--destination-path"), azOne("--pattern"),
 			azMaybe("--overwrite"), azOne("--type", "-t").from("block"), azSwitch("--dryrun"))},
-		{words: "storage blob list", short: "List blobs", run: azBlobList, args: with(container, azOne("--prefix"), azOne("--num-results"),
+		{words: "storage blob list", short: "List blobs", run: azBlobList, args: with(container, azOne("--prefix"),
+			azOne("--num-results"),
 			azOne("--delimiter"))},
-		{words: "storage blob download", short: "Download a blob", run: azBlobDownload, args: with(container, azNameArg.must(),
-			azOne("--file", "-f"), azMaybe("--overwrite"))},
-		{words: "storage blob show", short: "Show a blob's properties", run: azBlobShow, args: with(container, azNameArg.must())},
-		{words: "storage blob exists", short: "Say whether a blob exists", run: azBlobExists, args: with(container, azNameArg.must())},
+		{words: "storage blob download", short: "Download a blob", run: azBlobDownload,
+			args: with(container, azNameArg.must(),
+				azOne("--file", "-f"), azMaybe("--overwrite"))},
+		{words: "storage blob show", short: "Show a blob's properties", run: azBlobShow,
+			args: with(container, azNameArg.must())},
+		{words: "storage blob exists", short: "Say whether a blob exists", run: azBlobExists,
+			args: with(container, azNameArg.must())},
 	}
 }
 
@@ -73,12 +79,14 @@ func (c *azCall) container(ctx context.Context, name string) (*azContainer, erro
 			account, d.Properties.AccountName, azStorageName)
 	}
 	if name != d.Properties.ContainerName {
-		return nil, online.Errorf("ContainerNotFound", "", "The container '%s' does not exist; the workspace's is '%s'.", name,
+		return nil, online.Errorf("ContainerNotFound", "", "The container '%s' does not exist; the workspace's is '%s'.",
+			name,
 			d.Properties.ContainerName)
 	}
 	var secrets arm.DatastoreSecrets
 	ask := map[string]any{"expirableSecret": true}
-	if err := s.client.post(ctx, s.containerPath(online.KindDatastore, azStorageName)+"/listSecrets", ask, &secrets); err != nil {
+	err = s.client.post(ctx, s.containerPath(online.KindDatastore, azStorageName)+"/listSecrets", ask, &secrets)
+	if err != nil {
 		return nil, err
 	}
 	if secrets.SASToken == "" {
@@ -172,7 +180,8 @@ func (b *azContainer) shown(name string, resp *http.Response) *azBlob {
 	h := resp.Header
 	out := &azBlob{Name: name, Container: b.name, Metadata: map[string]string{}, Properties: azBlobProperties{
 		Type: orDefault(h.Get("X-Ms-Blob-Type"), "BlockBlob"), Length: resp.ContentLength, ETag: h.Get("ETag"),
-		Settings: azBlobSettings{MD5: h.Get("Content-MD5"), Type: h.Get("Content-Type")}, Modified: blobTime(h.Get("Last-Modified")),
+		Settings: azBlobSettings{MD5: h.Get("Content-MD5"),
+			Type: h.Get("Content-Type")}, Modified: blobTime(h.Get("Last-Modified")),
 		Created: blobTime(h.Get("X-Ms-Creation-Time")),
 	}}
 	for key := range h {
@@ -294,7 +303,8 @@ func azBlobUploadBatch(ctx context.Context, c *azCall) error {
 		}
 		at := b.url(blob.Name)
 		at.RawQuery = ""
-		out = append(out, azBatchItem{at.String(), blob.Properties.Modified, blob.Properties.Settings.Type, blob.Properties.ETag})
+		out = append(out, azBatchItem{at.String(), blob.Properties.Modified, blob.Properties.Settings.Type,
+			blob.Properties.ETag})
 	}
 	return c.print(out)
 }
@@ -386,9 +396,10 @@ func azBlobList(ctx context.Context, c *azCall) error {
 		}
 		for _, found := range page.Blobs {
 			p := found.Properties
-			out = append(out, azBlob{Name: found.Name, Container: b.name, Metadata: map[string]string{}, Properties: azBlobProperties{
-				Type: p.BlobType, Length: p.Length, ETag: p.ETag, Modified: blobTime(p.Modified), Created: blobTime(p.Created),
-				Settings: azBlobSettings{MD5: p.MD5, Type: p.Type}}})
+			out = append(out, azBlob{Name: found.Name, Container: b.name, Metadata: map[string]string{},
+				Properties: azBlobProperties{
+					Type: p.BlobType, Length: p.Length, ETag: p.ETag, Modified: blobTime(p.Modified), Created: blobTime(p.Created),
+					Settings: azBlobSettings{MD5: p.MD5, Type: p.Type}}})
 		}
 		for _, prefix := range page.Prefixes {
 			out = append(out, map[string]string{"name": prefix.Name})

@@ -25,7 +25,8 @@ func newShell(s *server) *shell {
 	s.t.Helper()
 	sh := &shell{server: s, home: s.t.TempDir(), bin: filepath.Join(s.t.TempDir(), "bin"), dir: s.t.TempDir()}
 	s.must("shim", "install", sh.bin)
-	sh.env = append(os.Environ(), "PORTICO_DATA_DIR="+s.dir, "HOME="+sh.home, "XDG_CONFIG_HOME="+filepath.Join(sh.home, ".config"),
+	sh.env = append(os.Environ(), "PORTICO_DATA_DIR="+s.dir, "HOME="+sh.home,
+		"XDG_CONFIG_HOME="+filepath.Join(sh.home, ".config"),
 		"PATH="+sh.bin+string(os.PathListSeparator)+os.Getenv("PATH"), "NO_COLOR=1")
 	return sh
 }
@@ -76,7 +77,8 @@ func TestAzSafeRollout(t *testing.T) {
 		t.Fatalf("exit %d\n%s\n%s", r.code, r.out, r.err)
 	}
 	s.eventually("the endpoint is gone", func() bool {
-		return s.api("GET", workspace+"/onlineEndpoints/rollout-test?api-version=2024-04-01", nil).status == http.StatusNotFound
+		return s.api("GET", workspace+"/onlineEndpoints/rollout-test?api-version=2024-04-01",
+			nil).status == http.StatusNotFound
 	})
 	if strings.Contains(r.err, "WARNING") || strings.Contains(r.err, "ERROR") {
 		t.Errorf("a clean run says: %s", r.err)
@@ -162,6 +164,11 @@ func TestAzAccount(t *testing.T) {
 	if got := s.az("ml online-endpoint show -n theirs --query creation_context.created_by -o tsv"); got != "pipeline" {
 		t.Errorf("the endpoint was created by %q", got)
 	}
+	// Who signed in needs the server's address only, no token in the environment.
+	far := []string{"PORTICO_DATA_DIR=", "PORTICO_URL=" + s.ready.ManagementURL, "PORTICO_CA_FILE=" + s.ready.CAFile}
+	if r := s.sh("az ml online-endpoint list --query '[].name' -o tsv", far...); r.code != 0 || r.out != "theirs\n" {
+		t.Errorf("by address alone: exit %d %s%s", r.code, r.err, r.out)
+	}
 	activities := s.az("monitor activity-log list --query \"[?caller=='pipeline'] | length(@)\" -o tsv")
 	if activities == "0" || activities == "" {
 		t.Errorf("the activity log has %q entries of the principal", activities)
@@ -178,6 +185,11 @@ func TestAzAccount(t *testing.T) {
 	if got := s.az("account show --query user.name -o tsv"); got != "administrator" {
 		t.Errorf("after logout: %q", got)
 	}
+	// In the environment of `portico run` the identity is the one that the environment names.
+	line := "az login --identity -o none && az account show --query user.name -o tsv && az logout"
+	if r := s.run(binary, []string{"run", "--", "bash", "-c", line}); r.code != 0 || r.out != "administrator\n" {
+		t.Errorf("by the environment's identity: exit %d %s%s", r.code, r.err, r.out)
+	}
 	if doc, err := os.ReadFile(file); err != nil || strings.Contains(string(doc), made.ClientSecret) {
 		t.Errorf("after logout the secret is still in %s (%v)", file, err)
 	}
@@ -188,7 +200,8 @@ func TestAzStorage(t *testing.T) {
 	need(t, "bash")
 	s := newShell(start(t))
 	dir := files(t, map[string]string{"one.txt": "first", "sub/two.txt": "second", "sub/three.bin": "third"})
-	if err := os.WriteFile(filepath.Join(dir, "large"), bytes.Repeat([]byte("0123456789abcdef"), 1<<20), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "large"), bytes.Repeat([]byte("0123456789abcdef"), 1<<20),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	container := s.az("ml datastore show -n workspaceblobstore --query container_name -o tsv")
@@ -223,7 +236,8 @@ func TestAzStorage(t *testing.T) {
 	if r := s.sh("az storage blob list -c elsewhere"); r.code != 1 || !strings.Contains(r.err, "ContainerNotFound") {
 		t.Errorf("another container: exit %d %s", r.code, r.err)
 	}
-	if r := s.sh("az storage blob list --account-name elsewhere -c " + container); r.code != 1 || !strings.Contains(r.err, "elsewhere") {
+	if r := s.sh("az storage blob list --account-name elsewhere -c " + container); r.code != 1 ||
+		!strings.Contains(r.err, "elsewhere") {
 		t.Errorf("another account: exit %d %s", r.code, r.err)
 	}
 }
@@ -243,10 +257,12 @@ func TestAzPlane(t *testing.T) {
 	count := "monitor metrics list --resource " + id + " --metric RequestsPerMinute --aggregation Total --interval PT1M " +
 		"--query 'sum(value[0].timeseries[].data[].total || `[0]`)' -o tsv"
 	s.eventually("the metrics tell of three requests", func() bool { return strings.TrimSuffix(s.az(count), ".0") == "3" })
-	if got := s.az("monitor metrics list-definitions --resource " + id + " --query \"[?name.value=='RequestLatency'].unit\" -o tsv"); got == "" {
+	if got := s.az("monitor metrics list-definitions --resource " + id +
+		" --query \"[?name.value=='RequestLatency'].unit\" -o tsv"); got == "" {
 		t.Error("RequestLatency has no definition")
 	}
-	if got := s.az("rest --method get --url https://management.azure.com" + id + "?api-version=2024-04-01 --query properties.authMode -o tsv"); got != "Key" {
+	if got := s.az("rest --method get --url https://management.azure.com" + id +
+		"?api-version=2024-04-01 --query properties.authMode -o tsv"); got != "Key" {
 		t.Errorf("az rest: %q", got)
 	}
 	if got := s.az("rest -m post --uri '/subscriptions/{subscriptionId}/resourceGroups/portico/providers/Microsoft.MachineLearningServices/" +
@@ -254,10 +270,12 @@ func TestAzPlane(t *testing.T) {
 		t.Error("az rest POST listKeys gives another key")
 	}
 	uri := s.az("ml online-endpoint show -n plane --query scoring_uri -o tsv")
-	if r := s.sh("az rest -m post --url " + uri + " --headers Authorization='Bearer " + key + `' Content-Type=application/json --body '{"a": 5}' --query version -o tsv`); r.code != 0 {
+	if r := s.sh("az rest -m post --url " + uri + " --headers Authorization='Bearer " + key +
+		`' Content-Type=application/json --body '{"a": 5}' --query version -o tsv`); r.code != 0 {
 		t.Errorf("az rest to a scoring URL: %s", r.err)
 	}
-	if r := s.sh("az rest -m post --url " + uri + " --body '{}'"); r.code != 1 || !strings.Contains(r.err, "Unauthorized") {
+	if r := s.sh("az rest -m post --url " + uri + " --body '{}'"); r.code != 1 ||
+		!strings.Contains(r.err, "Unauthorized") {
 		t.Errorf("the management token opened a scoring URL: exit %d %s %s", r.code, r.out, r.err)
 	}
 	if r := s.sh("az rest --url https://example.com/"); r.code != 2 {
