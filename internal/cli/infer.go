@@ -123,7 +123,7 @@ func (a *App) settleInfer(f *pflag.FlagSet, cfg *server.InferConfig, flags *infe
 	if strings.EqualFold(a.Getenv("SEPERATE_HEALTH_ENDPOINT"), "true") && !f.Changed("health-port") {
 		cfg.HealthPort = healthPort
 	}
-	if cfg.ConfigFile == "" {
+	if cfg.ConfigFile == "" && cfg.ModelDir == "" { // a model that MLflow saved needs no script
 		if err := required("--entry-script", cfg.EntryScript); err != nil {
 			return err
 		}

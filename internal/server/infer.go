@@ -26,7 +26,7 @@ type InferConfig struct {
 	EntryScript string // scoring script, absolute or relative to AppRoot, else to the working directory
 	ConfigFile  string // JSON file of settings that may name the script in its place; config.json beside the code
 	AppRoot     string // code folder; the working directory
-	ModelDir    string // AZUREML_MODEL_DIR of the workers; none
+	ModelDir    string // AZUREML_MODEL_DIR; none. Without a script an MLflow model in it is served
 	Host        string // 127.0.0.1
 	Port        int    // 0 takes a free one
 	HealthPort  int    // a second listener with the same routes; 0: none
@@ -47,6 +47,8 @@ type InferConfig struct {
 	// Environment is added to this process's own environment for the workers. PORTICO_* of the latter are left out.
 	Environment map[string]online.Secret
 	Output      *os.File // what the workers print; standard output
+
+	mlflowModel string // folder of the MLmodel file; empty: a script is served
 }
 
 // Defaults of an InferConfig.
@@ -74,9 +76,6 @@ func (e *InferFailure) Error() string { return "the instance cannot serve: " + e
 func (e *InferFailure) ExitCode() int { return 3 }
 
 func (c *InferConfig) fill() error {
-	if c.EntryScript == "" && c.ConfigFile == "" {
-		return errors.New("start inference server: an entry script or a configuration file is required")
-	}
 	if c.AppRoot == "" {
 		c.AppRoot = "."
 	}
@@ -92,6 +91,9 @@ func (c *InferConfig) fill() error {
 			return fmt.Errorf("start inference server: %w", err)
 		}
 		*path = absolute
+	}
+	if err := c.findModel(); err != nil {
+		return err
 	}
 	orElse(&c.Host, "127.0.0.1")
 	orElse(&c.Python, "python3")
@@ -245,7 +247,10 @@ func serveInstance(
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	handler := &inferHandler{instance: g, timeout: cfg.RequestTimeout, maxBytes: cfg.MaxRequestBytes, log: logger}
+	handler := &inferHandler{
+		instance: g, mlflow: cfg.mlflowModel != "", timeout: cfg.RequestTimeout, maxBytes: cfg.MaxRequestBytes,
+		log: logger,
+	}
 	if cfg.AccessLog {
 		logging, stop := context.WithCancel(context.WithoutCancel(ctx)) // it outlives the last request
 		defer stop()

@@ -72,6 +72,9 @@ func inferEnvironment(cfg InferConfig) []string {
 			values[name] = value
 		}
 	}
+	if cfg.mlflowModel != "" {
+		values[inference.VariableMLflow] = cfg.mlflowModel
+	}
 	if cfg.Debug {
 		values["PORTICO_WORKER_DEBUG"] = "true" // read by the worker alone
 	}

@@ -21,6 +21,7 @@ import (
 // inferHandler has the routes of the reference inference server. Errors are {"message": ...}, as there.
 type inferHandler struct {
 	instance *generations
+	mlflow   bool       // MLflow's own routes are served too
 	access   *accessLog // nil: none
 	timeout  time.Duration
 	maxBytes int64
@@ -43,6 +44,9 @@ func (h *inferHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "/swagger.json":
 		h.serve(w, r, http.MethodGet, http.MethodHead)
 	default:
+		if h.mlflow && h.serveMLflow(w, r) {
+			return
+		}
 		writeMessage(w, http.StatusNotFound, "The requested URL was not found on the server. "+
 			"If you entered the URL manually please check your spelling and try again.")
 	}

@@ -21,7 +21,7 @@ from . import VERSION, cors, hints, http1, log, openapi, responses, settings
 from .http1 import Refused, Request
 from .log import LOGGER
 from .page import CANCEL, READY_NS, UNNUMBERED, Page
-from .script import Script
+from .script import Scorer
 from .settings import DEFAULT_SCORING_TIMEOUT_MS
 
 CONNECTIONS_MAX = 64
@@ -67,7 +67,7 @@ class Loop:
     """Serves one script. Everything happens on the thread that made it, which must be the main thread."""
 
     def __init__(
-        self, listener: socket.socket, page: Page, script: Script, documents: openapi.Documents, logs: log.Logs
+        self, listener: socket.socket, page: Page, script: Scorer, documents: openapi.Documents, logs: log.Logs
     ) -> None:
         self._listener = listener
         self._page = page
@@ -327,7 +327,7 @@ class Loop:
     def _answer(self, connection: Connection, request: Request) -> bool:
         """Serve one request; whether the connection may be used again."""
         path = request.path
-        if path == b"/score":
+        if path in self._script.routes:
             return self._score(connection, request)
         if path == b"/":
             return self._health(connection, request)

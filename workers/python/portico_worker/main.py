@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 
-from . import compat, openapi, settings
+from . import compat, settings
 from . import page as pages
 from . import script as scripts
 from .log import LOGGER, Logs
@@ -37,7 +37,7 @@ def main() -> int:
         settings.load()
         configure(logs)
         script = _prepare(page)
-        loop = Loop(listener, page, script, openapi.Documents(script.run), logs)
+        loop = Loop(listener, page, script, script.documents(), logs)
     except settings.ScriptError as error:
         _log.error("%s", error)
         page.fail(error.kind, str(error))
@@ -58,8 +58,17 @@ def configure(logs: Logs) -> None:
         raise settings.ScriptError(pages.SCRIPT, f"logging.json cannot be used: {scripts.describe(error)}") from None
 
 
-def _prepare(page: pages.Page) -> scripts.Script:
-    script = scripts.load()
+def _load() -> scripts.Scorer:
+    folder = settings.mlflow_model()
+    if not folder:
+        return scripts.load()
+    from .mlflowmodel import Model  # a scoring script has no use for it
+
+    return Model(folder)
+
+
+def _prepare(page: pages.Page) -> scripts.Scorer:
+    script = _load()
     page.set_state(pages.INIT_RUNNING)
     _log.info("init() runs")
     try:

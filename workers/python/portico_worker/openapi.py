@@ -28,13 +28,15 @@ _FAILED = "The service could not do what was asked."
 class Documents:
     """The documents of one script, made when they are first asked for."""
 
-    def __init__(self, run: Any) -> None:
-        schemas = compat.schema_module()
+    def __init__(self, run: Any, known: tuple[dict[str, Any], dict[str, Any]] | None = None) -> None:
+        """known are the schemas of what is taken and given where run() is not what they come from."""
+        self._known = known or (_UNDECORATED, _UNDECORATED)
+        schemas = compat.schema_module() if known is None else None
         self._schemas = schemas if schemas is not None and schemas.is_schema_decorated(run) else None
         self._run = run
         self._bodies: dict[str, bytes] = {}
         self._own = {version: _read(names) for version, (_, names) in _VERSIONS.items()}
-        able = schemas.get_supported_versions(run) if self._schemas is not None else ["2.0", "3.0", "3.1"]
+        able = self._schemas.get_supported_versions(run) if self._schemas is not None else ["2.0", "3.0", "3.1"]
         self._supported = [
             version
             for version, (aliases, _) in _VERSIONS.items()
@@ -60,7 +62,7 @@ class Documents:
         return self._bodies[version]
 
     def _generate(self, version: str) -> dict[str, Any]:
-        taken = given = _UNDECORATED
+        taken, given = self._known
         if self._schemas is not None:
             taken, given = self._schemas.get_input_schema(self._run), self._schemas.get_output_schema(self._run)
         name = os.environ.get("SERVICE_NAME") or "ML service"

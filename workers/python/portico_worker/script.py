@@ -11,9 +11,9 @@ import os
 import sys
 import urllib.parse
 from types import ModuleType
-from typing import Any, Callable
+from typing import Any, Callable, Protocol
 
-from . import compat, flaskbridge, hints, page, rawhttp, settings
+from . import compat, flaskbridge, hints, openapi, page, rawhttp, settings
 from .http1 import Refused, Request
 from .log import LOGGER
 from .settings import ScriptError
@@ -24,8 +24,26 @@ TREE_LINES = 200  # of the model folder, logged when init fails
 _log = logging.getLogger(LOGGER)
 
 
+class Scorer(Protocol):
+    """What the loop serves."""
+
+    any_method: bool  # OPTIONS and HEAD too are its business
+    routes: frozenset[bytes]  # the paths whose requests bind() takes
+
+    def init(self) -> None:
+        """Get ready; whatever it raises ends the worker."""
+
+    def documents(self) -> openapi.Documents:
+        """What /swagger.json tells, once init() has returned; raises ScriptError."""
+
+    def bind(self, request: Request) -> Callable[[], Any]:
+        """Convert the input. The result gives the answer's content; raises Refused for input that is not scored."""
+
+
 class Script:
     """A loaded scoring script."""
+
+    routes = frozenset((b"/score",))  # the paths whose requests bind() takes
 
     def __init__(self, module: ModuleType, run: Callable[..., Any], style: _Style) -> None:
         self.run = run
@@ -39,6 +57,10 @@ class Script:
         self._init()
         if flaskbridge.imported():
             self._flask = flaskbridge.Application()
+
+    def documents(self) -> openapi.Documents:
+        """See Scorer."""
+        return openapi.Documents(self.run)
 
     def bind(self, request: Request) -> Callable[[], Any]:
         """Convert the input. The result calls run(); raises Refused for input that run() never sees."""

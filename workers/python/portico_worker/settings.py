@@ -49,6 +49,11 @@ def app_root() -> str:
     return os.environ.get("AML_APP_ROOT") or DEFAULT_APP_ROOT
 
 
+def mlflow_model() -> str:
+    """The folder of the MLflow model that is served in place of a scoring script; empty: there is none."""
+    return os.environ.get("PORTICO_MLFLOW_MODEL", "")
+
+
 def directories() -> list[str]:
     """Where configuration beside the script may lie."""
     root = app_root()
