@@ -120,8 +120,8 @@ func (c *call) metricsRequest() (metricsRequest, error) {
 	v := lowerNames(c.r.URL.Query())
 	req := metricsRequest{query: control.MonitorQuery{Resource: c.measured()}}
 	q := &req.query
-	for _, name := range []string{"rollupby", "validatedimensions"} {
-		if text := v.Get(name); text != "" && !(name == "validatedimensions" && strings.EqualFold(text, "true")) {
+	for name, harmless := range map[string]string{"rollupby": "", "validatedimensions": "true"} {
+		if text := v.Get(name); text != "" && !strings.EqualFold(text, harmless) {
 			return req, online.Errorf(online.CodeNotImplemented, name, "the parameter %s=%.40s is not implemented yet; leave it out",
 				name, text)
 		}

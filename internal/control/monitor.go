@@ -50,7 +50,7 @@ type Metric struct {
 // Measured says whether there is anything that measures the metric. What is not has no time series.
 func (m *Metric) Measured() bool { return m.observe != nil }
 
-// Metrics lists the metrics of a kind of resource, in the order in which they are documented.
+// MetricsOf lists the metrics of a kind of resource, in the order in which they are documented.
 func MetricsOf(kind online.Kind) []Metric {
 	switch kind {
 	case online.KindEndpoint:

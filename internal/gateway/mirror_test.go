@@ -96,7 +96,7 @@ func TestMirrorCopies(t *testing.T) {
 		defer mu.Unlock()
 		got = append(got, seen{r.Method + " " + r.URL.Path, r.URL.RawQuery, string(body), r.Header.Get("Authorization"),
 			r.Header.Get("X-Own"), r.Header.Get("x-request-id")})
-		w.WriteHeader(500)
+		w.WriteHeader(http.StatusInternalServerError)
 		_, _ = io.WriteString(w, "nobody may see this")
 	})
 	s.mirrored(nil)
