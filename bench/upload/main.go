@@ -157,16 +157,19 @@ func killed(ctx context.Context, s *server, o options) error {
 
 // nothingStored checks that the content store has neither a tree nor a part of one.
 func (s *server) nothingStored() error {
-	names, err := filepath.Glob(filepath.Join(s.dir, "data", "artifacts", "*"))
-	if err != nil {
-		return err
+	names, err := s.stored()
+	if err == nil && len(names) > 0 {
+		err = fmt.Errorf("the content store holds %s", strings.Join(names, ", "))
 	}
-	hidden, err := filepath.Glob(filepath.Join(s.dir, "data", "artifacts", ".*"))
-	if err != nil {
-		return err
+	return err
+}
+
+// stored lists what the content store holds, finished or not.
+func (s *server) stored() ([]string, error) {
+	entries, err := os.ReadDir(filepath.Join(s.dir, "data", "artifacts"))
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
 	}
-	if all := append(names, hidden...); len(all) > 0 {
-		return fmt.Errorf("the content store holds %s", strings.Join(all, ", "))
-	}
-	return nil
+	return names, err
 }

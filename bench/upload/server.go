@@ -37,7 +37,8 @@ const (
 type server struct {
 	dir    string
 	cmd    *exec.Cmd
-	exited chan error
+	exited chan struct{} // closed when it has ended
+	ended  error         // how, then
 	base   string
 	token  string
 	client *http.Client
@@ -69,8 +70,11 @@ func (s *server) restart(ctx context.Context, binary string) error {
 	if err := s.cmd.Start(); err != nil {
 		return fmt.Errorf("start the server: %w", err)
 	}
-	s.exited = make(chan error, 1)
-	go func(cmd *exec.Cmd, exited chan<- error) { exited <- cmd.Wait() }(s.cmd, s.exited)
+	s.exited = make(chan struct{})
+	go func() {
+		s.ended = s.cmd.Wait()
+		close(s.exited)
+	}()
 	var doc struct {
 		URL string `json:"management_url"`
 		CA  string `json:"ca_file"`
@@ -80,8 +84,8 @@ func (s *server) restart(ctx context.Context, binary string) error {
 			break
 		}
 		select {
-		case err := <-s.exited:
-			return fmt.Errorf("the server ended: %w (see %s)", err, output.Name())
+		case <-s.exited:
+			return fmt.Errorf("the server ended: %w (see %s)", s.ended, output.Name())
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(pollEvery):
@@ -224,8 +228,8 @@ func (s *server) commit(ctx context.Context, m *model) error {
 // waitForImport waits until the content store has begun to take something over.
 func (s *server) waitForImport(ctx context.Context) error {
 	for deadline := time.Now().Add(startTimeout); time.Now().Before(deadline); {
-		if s.nothingStored() != nil {
-			return nil
+		if names, err := s.stored(); err != nil || len(names) > 0 {
+			return err
 		}
 		select {
 		case <-ctx.Done():
@@ -252,20 +256,14 @@ func (s *server) memory(name string) (int64, error) {
 }
 
 func (s *server) kill() error {
-	if err := s.cmd.Process.Kill(); err != nil {
-		return err
-	}
-	<-s.exited // killed: its error says so
-	s.cmd = nil
-	return nil
+	err := s.cmd.Process.Kill()
+	<-s.exited
+	return err
 }
 
 // stop ends the server in order.
 func (s *server) stop() error {
-	if s.cmd == nil {
-		return nil
-	}
-	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("stop the server: %w", err)
 	}
 	select {

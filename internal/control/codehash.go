@@ -28,7 +28,7 @@ func (s *Service) codeHash(ctx context.Context, digest string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("open %s: %w", digest, err)
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }() // it was only read
 	var files []string
 	sizes := map[string]int64{}
 	err = fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
