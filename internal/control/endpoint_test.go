@@ -256,6 +256,24 @@ func TestKeys(t *testing.T) {
 			t.Errorf("%s: %v, %v", c.what, op, err)
 		}
 	}
+	var first online.Secret
+	// A client that repeats a request whose answer it missed gets the key that the first made.
+	was, _ := b.ListKeys(ctx, admin, home, "fraud")
+	for range 3 {
+		if _, err := b.RegenerateKey(ctx, admin, home, "fraud", "Primary", was.Primary); err != nil {
+			t.Fatal(err)
+		}
+		is, _ := b.ListKeys(ctx, admin, home, "fraud")
+		if is.Primary == was.Primary {
+			t.Fatal("a repeated request brought the old key back")
+		}
+		if first == "" {
+			first = is.Primary
+		}
+		if is.Primary != first {
+			t.Error("a repeated request made another key")
+		}
+	}
 	_, err = b.RegenerateKey(ctx, admin, home, "fraud", "Third", "")
 	wantError(t, err, online.CodeBadArgument, "keyType", "Primary or Secondary")
 	_, err = b.RegenerateKey(ctx, admin, home, "fraud", "Primary", "has a space in it, long")

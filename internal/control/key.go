@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
 	"strings"
 
@@ -95,8 +96,17 @@ func (s *Service) ListKeys(ctx context.Context, c Caller, w online.WorkspaceID, 
 	return out, err
 }
 
+// previousKey is the suffix under which the digest of the key before is kept.
+const previousKey = "Previous"
+
+func keyDigest(key online.Secret) online.Secret {
+	d := access.Digest(key.Reveal())
+	return online.Secret(hex.EncodeToString(d[:]))
+}
+
 // RegenerateKey replaces one key. kind is Primary or Secondary. A value that is absent or equal to the current key
-// asks for a new random one (the Python SDK sends the current key); any other value becomes the key.
+// asks for a new random one (the Python SDK sends the current key). The key before changes nothing: it is what a client
+// repeats whose first request was carried out unheard, and must not come back. Any other value becomes the key.
 func (s *Service) RegenerateKey(ctx context.Context, c Caller, w online.WorkspaceID, name, kind string,
 	value online.Secret) (op *online.Operation, err error) {
 	slot := map[string]string{"Primary": online.SecretPrimaryKey, "Secondary": online.SecretSecondaryKey}[kind]
@@ -124,8 +134,15 @@ func (s *Service) RegenerateKey(ctx context.Context, c Caller, w online.Workspac
 			return fmt.Errorf("read keys: %w", err)
 		}
 		key := value
-		if key == "" || key == secrets[slot] {
+		switch {
+		case key == "" || key == secrets[slot]:
 			key = fresh
+		case keyDigest(key) == secrets[slot+previousKey]:
+			op, err = s.finished(tx, c, rec, "regenerateKeys", now)
+			return err
+		}
+		if err := tx.PutSecret(rec.UID, slot+previousKey, keyDigest(secrets[slot])); err != nil {
+			return fmt.Errorf("store the digest of the key before: %w", err)
 		}
 		if err := tx.PutSecret(rec.UID, slot, key); err != nil {
 			return fmt.Errorf("store key: %w", err)

@@ -349,13 +349,25 @@ func TestMirrorKeepsItsBytes(t *testing.T) {
 
 // TestDrainEndsCopies: the server does not wait for answers that nobody reads, and leaves no copy behind.
 func TestDrainEndsCopies(t *testing.T) {
+	t.Run("silent", func(t *testing.T) {
+		drainWith(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	})
+	t.Run("endless", func(t *testing.T) {
+		drainWith(t, func(w http.ResponseWriter, r *http.Request) {
+			for r.Context().Err() == nil {
+				_, _ = io.WriteString(w, "more and more")
+			}
+		})
+	})
+}
+
+func drainWith(t *testing.T, behave http.HandlerFunc) {
 	s := newSite(t, gateway.Config{}, gateway.ServerConfig{})
 	s.instance("i1", echo)
 	started := make(chan struct{}, 100)
-	s.instance("s1", func(ctx context.Context, _ *inference.Call) (*inference.Answer, error) {
+	s.shadowServer("s1", func(w http.ResponseWriter, r *http.Request) {
 		started <- struct{}{}
-		<-ctx.Done()
-		return nil, ctx.Err()
+		behave(w, r)
 	})
 	s.mirrored(func(d *route.Deployment) { d.Request.Timeout = online.MaxRequestTimeout })
 	for range 60 {
