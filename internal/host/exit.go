@@ -47,6 +47,7 @@ func (s *supervisor) attend(p *proc) {
 	exit := exitOf(d)
 	exit.OOMKilled = oom && !p.killed && exit.Code != 0
 	exit.Tail = p.log.lastLines()
+	p.log.ended(exit)
 	s.recordExit(p, exit)
 	s.log.Info("process ended", "id", p.rec.ID, "pid", p.rec.PID,
 		"code", exit.Code, "signal", exit.Signal, "oom", exit.OOMKilled)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"syscall"
 )
 
 // Bounds of a process's output.
@@ -26,6 +27,7 @@ const (
 	logDirMode            = fs.FileMode(0o750)
 	logNumberDigits       = 8
 	noteLost              = "[portico] %d bytes of output were lost: %v\n"
+	noteEnded             = "[portico] the process %s\n"
 	maxLogFiles           = 1000
 	maxLogFileBytes int64 = 1 << 40
 )
@@ -220,6 +222,25 @@ func (w *logWriter) keepTail(p []byte) {
 		w.tail = w.tail[:copy(w.tail, w.tail[over:])]
 	}
 	w.tail = append(w.tail, p...)
+}
+
+// ended notes below the last line how the process ended, for who reads its output. What ended in order needs no note.
+func (w *logWriter) ended(e Exit) {
+	if w.dir == "" || e.Code == 0 {
+		return
+	}
+	how := fmt.Sprintf("exited with status %d", e.Code)
+	switch {
+	case e.OOMKilled:
+		how = "was killed because it used more memory than its limit"
+	case e.Signal != 0:
+		how = fmt.Sprintf("was ended by signal %d (%s)", e.Signal, syscall.Signal(e.Signal))
+	}
+	if w.column > 0 {
+		w.append([]byte{'\n'})
+	}
+	w.append(fmt.Appendf(nil, noteEnded, how))
+	w.close()
 }
 
 // lastLines is the end of the output: whole lines where the bound allows it, in valid UTF-8.
