@@ -71,11 +71,11 @@ func TestClientCredentials(t *testing.T) {
 	if err != nil || claims.Audience != "https://management.core.windows.net/" || claims.ObjectID != client {
 		t.Errorf("%+v, %v", claims, err)
 	}
-	req, _ := http.NewRequest("POST", s.URL+"/common/oauth2/v2.0/token",
+	req, _ := http.NewRequest(http.MethodPost, s.URL+"/common/oauth2/v2.0/token",
 		strings.NewReader("grant_type=client_credentials&scope=x/.default"))
 	req.SetBasicAuth(url.QueryEscape(client), url.QueryEscape(secret))
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	if resp, err := s.Client().Do(req); err != nil || resp.StatusCode != 200 {
+	if resp, err := s.Client().Do(req); err != nil || resp.StatusCode != http.StatusOK {
 		t.Errorf("basic: %v, %v", resp, err)
 	} else {
 		resp.Body.Close()
@@ -252,7 +252,7 @@ func TestIdentityListener(t *testing.T) {
 		l.Config = NewIdentityServer(NewIdentity(s.identities, imds, s.tick, s.api.Logger))
 		l.Start()
 		defer l.Close()
-		req, err := http.NewRequest("GET", l.URL+path, nil)
+		req, err := http.NewRequest(http.MethodGet, l.URL+path, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

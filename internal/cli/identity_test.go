@@ -24,7 +24,7 @@ func (f *fakeServer) principals() {
 		case "GET /portico/v1/identities":
 			f.answer(w, 200, arm.NewPage([]arm.Principal{ci}, ""))
 		case "DELETE /portico/v1/identities/ci", "POST /portico/v1/rotateSigningKey":
-			w.WriteHeader(204)
+			w.WriteHeader(http.StatusNoContent)
 		case "POST /portico/v1/identities/ci/federatedToken":
 			f.answer(w, 200, arm.FederatedToken{Token: "a.b.c", ExpiresOn: "2026-12-23T00:00:00Z"})
 		case "POST /onlineEndpoints/aml/token":
@@ -33,7 +33,7 @@ func (f *fakeServer) principals() {
 		case "GET /msi/token":
 			if r.Header.Get("X-Identity-Header") != fakeToken ||
 				r.URL.Query().Get("resource") != "https://ml.azure.com" {
-				w.WriteHeader(401)
+				w.WriteHeader(http.StatusUnauthorized)
 				return true
 			}
 			f.answer(w, 200, map[string]string{"access_token": "aad.token.x", "expires_on": "30",
