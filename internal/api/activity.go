@@ -91,13 +91,14 @@ func eventSpan(f *arm.Filter, now time.Time) (since, until time.Time, err error)
 		}
 		if name != "eventTimestamp" {
 			if cmp.Op != "eq" && cmp.Op != "ne" {
-				return since, until, online.Errorf(online.CodeBadArgument, "$filter", "%s is compared with eq or ne, not %s", name, cmp.Op)
+				return since, until, online.Errorf(online.CodeBadArgument, "$filter",
+					"%s is compared with eq or ne, not %s", name, cmp.Op)
 			}
 			continue
 		}
 		at, ok := parseMoment(cmp.Value)
 		if !ok {
-			return since, until, online.Errorf(online.CodeBadArgument, "$filter", "%.60q is not a time such as 2026-11-01T00:00:00Z", cmp.Value)
+			return since, until, badEventTime(cmp.Value)
 		}
 		// Bounds inside of alternatives bound nothing; the filter itself is applied to every entry.
 		switch {
@@ -109,6 +110,10 @@ func eventSpan(f *arm.Filter, now time.Time) (since, until time.Time, err error)
 		}
 	}
 	return since, until, nil
+}
+
+func badEventTime(text string) error {
+	return online.Errorf(online.CodeBadArgument, "$filter", "%.60q is not a time such as 2026-11-01T00:00:00Z", text)
 }
 
 // eventHolds compares one entry.

@@ -44,7 +44,8 @@ func queryCosts(c *call) error {
 		return err
 	}
 	if len(report.Unpriced) > 0 {
-		c.note("no price is configured for " + strings.Join(report.Unpriced, ", ") + ": counted as 0; set prices in the configuration")
+		c.note("no price is configured for " + strings.Join(report.Unpriced, ", ") +
+			": counted as 0; set prices in the configuration")
 	}
 	scope := strings.TrimSuffix(c.r.URL.Path, costPath)
 	// The same question has the same name.

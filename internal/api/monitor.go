@@ -140,7 +140,8 @@ func (c *call) metricsRequest() (metricsRequest, error) {
 	if q.Since, q.Until, err = parseTimespan(v.Get("timespan"), c.api.Control.Now()); err != nil {
 		return req, err
 	}
-	if req.interval, q.Interval, err = parseInterval(v.Get("interval"), strings.EqualFold(v.Get("autoadjusttimegrain"), "true")); err != nil {
+	adjust := strings.EqualFold(v.Get("autoadjusttimegrain"), "true")
+	if req.interval, q.Interval, err = parseInterval(v.Get("interval"), adjust); err != nil {
 		return req, err
 	}
 	if req.aggregations, err = parseAggregations(v.Get("aggregation")); err != nil {

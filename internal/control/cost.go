@@ -185,7 +185,8 @@ func (f *CostFilter) holds(key func(CostKey) (string, bool)) bool {
 		return slices.ContainsFunc(f.Or, func(p *CostFilter) bool { return p.holds(key) })
 	}
 	value, ok := key(f.Key)
-	return ok && (len(f.Values) == 0 || slices.ContainsFunc(f.Values, func(v string) bool { return strings.EqualFold(v, value) }))
+	same := func(v string) bool { return strings.EqualFold(v, value) }
+	return ok && (len(f.Values) == 0 || slices.ContainsFunc(f.Values, same))
 }
 
 // intervals reads the intervals of the scope.

@@ -50,7 +50,8 @@ var (
 		unmeasured("GpuMemoryUtilizationPercentage", "GPU Memory Utilization Percentage", unitPercent, "instanceId"),
 		unmeasured("GpuEnergyJoules", "GPU Energy in Joules", unitCount, "instanceId"),
 		unmeasured("DataCollectionEventsPerMinute", "Data Collection Events Per Minute", unitCount, "instanceId", "type"),
-		unmeasured("DataCollectionErrorsPerMinute", "Data Collection Errors Per Minute", unitCount, "instanceId", "reason", "type"),
+		unmeasured("DataCollectionErrorsPerMinute", "Data Collection Errors Per Minute", unitCount, "instanceId", "reason",
+			"type"),
 	}
 )
 
@@ -151,7 +152,9 @@ func endpointRequests(o *observed) []observation {
 }
 
 func deploymentRequests(o *observed) []observation {
-	return statuses(o, func(_ *telemetry.Series, row telemetry.StatusRow) []string { return []string{strconv.Itoa(row.Status)} })
+	return statuses(o, func(_ *telemetry.Series, row telemetry.StatusRow) []string {
+		return []string{strconv.Itoa(row.Status)}
+	})
 }
 
 func networkBytes(o *observed) []observation {

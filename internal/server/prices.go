@@ -29,7 +29,8 @@ func (l priceList) prices(types []online.InstanceType) (cost.Prices, error) {
 		out.Currency = cost.DefaultCurrency
 	}
 	if !currencyRule.MatchString(out.Currency) {
-		return cost.Prices{}, fmt.Errorf("prices.currency: %.20q is not a currency of three capital letters, such as USD", out.Currency)
+		return cost.Prices{}, fmt.Errorf("prices.currency: %.20q is not a currency of three capital letters, such as USD",
+			out.Currency)
 	}
 	for name, price := range l.PerHour {
 		if !slices.ContainsFunc(types, func(t online.InstanceType) bool { return strings.EqualFold(t.Name, name) }) {
