@@ -14,7 +14,7 @@ RACE        := ./internal/admission/... ./internal/gateway/... ./internal/infere
 GOLANGCI    := $(TOOLS)/golangci-lint
 export CGO_ENABLED ?= 0
 
-.PHONY: help build demo test bench lint format unit race conformance python cross clean tools
+.PHONY: help build demo test bench lint format unit race conformance compat python cross clean tools
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -35,6 +35,7 @@ lint: $(GOLANGCI) $(VENV)/.done ## format, vet, golangci-lint, ruff, mypy
 	@test -z "$$(gofmt -l cmd internal workers bench test examples 2>/dev/null)" || { gofmt -l cmd internal workers bench test examples; echo "run make format"; exit 1; }
 	$(GO) vet ./...
 	$(GOLANGCI) run ./...
+	cd test/compat/go && $(GO) vet ./... && $(GOLANGCI) run ./...
 	$(VENV)/bin/ruff check workers examples bench test
 	$(VENV)/bin/ruff format --check workers examples bench test
 	$(VENV)/bin/mypy
@@ -53,7 +54,11 @@ python: $(VENV)/.done ## tests of the Python worker
 	$(VENV)/bin/pytest -q workers/python/tests
 
 conformance: build ## the whole product as a user sees it: real server, real clients, failures
-	$(GO) test -count=1 -parallel 4 -timeout 30m ./test/...
+	$(GO) test -count=1 -parallel 4 -timeout 30m $$($(GO) list ./test/... | grep -v /test/compat)
+	$(GO) test -count=1 -short -timeout 30m ./test/compat/
+
+compat: ## every official client, newest and older, in both modes (its quick part is in conformance)
+	$(GO) test -count=1 -timeout 60m ./test/compat/
 
 cross: ## the binary compiles for every platform
 	@for p in $(PLATFORMS); do echo "build $$p"; GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) build -o /dev/null ./cmd/portico || exit 1; done

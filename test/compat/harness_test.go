@@ -271,6 +271,7 @@ type client struct {
 	dir      string
 	env      map[string]string
 	extra    []string // NAME=VALUE, for the test's own purposes
+	reach    []string // addresses that the client may reach beside the server's
 	networks bool     // the client may use the real network (pip through the proxy)
 }
 
@@ -296,7 +297,7 @@ func (s *server) run(c client) outcome {
 	var report func() sandboxReport
 	if !c.networks {
 		var ok bool
-		if report, ok = sandboxed(s.t, cmd, s.addresses()); !ok {
+		if report, ok = sandboxed(s.t, cmd, append(s.addresses(), c.reach...)); !ok {
 			s.t.Log("this machine has no network namespaces for us: what the client looks for elsewhere is not counted")
 		}
 	}
