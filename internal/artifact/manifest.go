@@ -42,6 +42,23 @@ func manifest(files []entry) []byte {
 	return text.Bytes()
 }
 
+// File is one file of an upload.
+type File struct {
+	Path string // slash-separated, relative
+	Size int64
+	Sum  [sha256.Size]byte // SHA-256 of its bytes
+}
+
+// DigestOf is the digest that the store gives to an upload of these files. A client compares it with what the server
+// found, and so knows that a version holds its files and nobody else's.
+func DigestOf(upload []File) string {
+	files := make([]entry, len(upload))
+	for i, f := range upload {
+		files[i] = entry{path: f.Path, size: f.Size, sum: f.Sum} // what was uploaded is never executable
+	}
+	return digestOf(manifest(files))
+}
+
 // digestOf names a tree by its manifest.
 func digestOf(manifest []byte) string {
 	sum := sha256.Sum256(manifest)

@@ -2,6 +2,7 @@ package artifact
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"io"
 	"slices"
@@ -204,4 +205,26 @@ func TestViewProperty(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestDigestOf: a client can tell beforehand what the store will find.
+func TestDigestOf(t *testing.T) {
+	u := stage(t)
+	store, err := Open(t.TempDir(), DefaultLimits())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var files []File
+	for name, text := range map[string]string{"b/score.py": "pass", "a \"ü\".txt": "", "a/x": "1"} {
+		putAs(t, u, "alice", "box/src/"+name, text, nil, true)
+		files = append(files, File{Path: name, Size: int64(len(text)), Sum: sha256.Sum256([]byte(text))})
+	}
+	source, err := u.View("alice").Source("box/src")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree, err := store.ImportUpload(context.Background(), u, source)
+	if err != nil || tree.Digest != DigestOf(files) {
+		t.Errorf("the store finds %s, %v; expected %s", tree.Digest, err, DigestOf(files))
+	}
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"portico/internal/arm"
+	"portico/internal/artifact"
 	"portico/internal/online"
 )
 
@@ -183,6 +184,16 @@ func TestDeploymentCreateUploadsOnce(t *testing.T) {
 	f.must(args...)
 	if f.uploads != 3 {
 		t.Errorf("changed code was not uploaded: %d uploads", f.uploads)
+	}
+	// Under the name of this code lies something else, as the server's digest tells: it is not used silently.
+	for _, doc := range f.resources {
+		if p, ok := doc["properties"].(map[string]any); ok && p["codeUri"] != nil {
+			p["digest"] = artifact.DigestOf([]artifact.File{{Path: "score.py"}})
+		}
+	}
+	f.must(args...)
+	if f.uploads != 4 {
+		t.Errorf("another's code was used in place of one's own: %d uploads", f.uploads)
 	}
 }
 

@@ -120,7 +120,11 @@ func (s *session) prepareCode(ctx context.Context, c *codeFile, base string) (st
 		return "", err
 	}
 	id := arm.FormatID(s.scope.Asset(online.KindCode, t.hash, anonymousVersion))
-	if _, err := s.client.get(ctx, id, nil, &arm.Asset{}); err == nil || !notFound(err) {
+	// Anybody can register something under a name that he can compute: only the server's digest says what it is. When
+	// it is something else, registering this will be refused as a conflict.
+	var have arm.Asset
+	_, err = s.client.get(ctx, id, nil, &have)
+	if err != nil && !notFound(err) || err == nil && have.Properties.Digest == t.digest {
 		return id, err
 	}
 	uri, err := s.uploadTree(ctx, id, t)
@@ -174,7 +178,7 @@ func (s *session) registerModel(ctx context.Context, m *modelFile, base string, 
 		name, version = t.hash, anonymousVersion
 	}
 	if version == "" {
-		if version, err = s.nextVersion(ctx, online.KindModel, name, t.hash); err != nil {
+		if version, err = s.nextVersion(ctx, online.KindModel, name, t.hash, t.digest); err != nil {
 			return "", err
 		}
 	}
@@ -190,7 +194,7 @@ func (s *session) registerModel(ctx context.Context, m *modelFile, base string, 
 	case err != nil && !notFound(err):
 		return "", err
 	case err == nil && have.Properties.Properties[hashProperty] == t.hash &&
-		have.Properties.Properties[hashVersionProperty] == hashVersion:
+		have.Properties.Properties[hashVersionProperty] == hashVersion && have.Properties.Digest == t.digest:
 		// The server has these bytes; only the words may have changed.
 		wanted.ModelURI = have.Properties.ModelURI
 		if m.Name == "" || sameWords(&have.Properties, &wanted) {
@@ -225,8 +229,8 @@ func sameWords(have, wanted *arm.AssetProperties) bool {
 }
 
 // nextVersion is the version that new content of a named asset gets: the latest if it has the same hash, else the
-// next number.
-func (s *session) nextVersion(ctx context.Context, kind online.Kind, name, hash string) (string, error) {
+// next number. digest is the server's, of content that has one.
+func (s *session) nextVersion(ctx context.Context, kind online.Kind, name, hash, digest string) (string, error) {
 	var c arm.AssetContainer
 	path := arm.FormatID(online.ID{Workspace: s.scope, Kind: kind, Name: name})
 	if _, err := s.client.get(ctx, path, nil, &c); err != nil {
@@ -241,7 +245,7 @@ func (s *session) nextVersion(ctx context.Context, kind online.Kind, name, hash 
 			return "", err
 		}
 		if p := have.Properties.Properties; p[hashProperty] == hash && p[hashVersionProperty] == hashVersion &&
-			!have.Properties.IsArchived {
+			have.Properties.Digest == digest && !have.Properties.IsArchived {
 			return latest, nil
 		}
 	}
@@ -312,7 +316,7 @@ func (s *session) registerEnvironment(ctx context.Context, e *environmentFile, b
 	}
 	wanted.Properties[hashProperty], wanted.Properties[hashVersionProperty] = hash, hashVersion
 	if version == "" {
-		if version, err = s.nextVersion(ctx, online.KindEnvironment, name, hash); err != nil {
+		if version, err = s.nextVersion(ctx, online.KindEnvironment, name, hash, ""); err != nil {
 			return "", err
 		}
 	}

@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 	"testing"
 
 	"portico/internal/arm"
+	"portico/internal/artifact"
 	"portico/internal/online"
 	"portico/internal/server"
 )
@@ -209,6 +211,7 @@ func (f *fakeServer) manage(w http.ResponseWriter, r *http.Request, body []byte)
 			f.fail(w, online.Errorf(online.CodePrecondition, path, "changed since you read it"))
 			return
 		}
+		f.addDigest(doc)
 		f.store(path, doc)
 		if strings.Contains(path, "/onlineEndpoints/") {
 			w.Header().Set("Azure-AsyncOperation", fmt.Sprintf("https://elsewhere.example/subscriptions/x/mfeOperationsStatus/%d?t=1", f.etag))
@@ -224,6 +227,29 @@ func (f *fakeServer) manage(w http.ResponseWriter, r *http.Request, body []byte)
 		f.accepted(w, 202)
 	default:
 		f.get(w, r, key)
+	}
+}
+
+// addDigest adds to a model or code the digest of what was uploaded for it.
+func (f *fakeServer) addDigest(doc map[string]any) {
+	properties, _ := doc["properties"].(map[string]any)
+	for _, field := range []string{"codeUri", "modelUri"} {
+		at, _ := properties[field].(string)
+		u, err := url.Parse(at)
+		if at == "" || err != nil {
+			continue
+		}
+		var files []artifact.File
+		for name, body := range f.blobs {
+			rel, ok := strings.CutPrefix(name, u.Path+"/")
+			if name == u.Path {
+				rel, ok = name[strings.LastIndex(name, "/")+1:], true
+			}
+			if ok {
+				files = append(files, artifact.File{Path: rel, Size: int64(len(body)), Sum: sha256.Sum256(body)})
+			}
+		}
+		properties["digest"] = artifact.DigestOf(files)
 	}
 }
 

@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"portico/internal/artifact"
 )
 
 // Bounds of an upload.
@@ -41,6 +43,7 @@ type tree struct {
 	files  []treeFile
 	bytes  int64
 	hash   string // SHA-256 over names and contents, hexadecimal
+	digest string // that the server must find in what it has of this tree
 }
 
 type treeFile struct {
@@ -80,7 +83,7 @@ func scanTree(ctx context.Context, root string) (*tree, error) {
 	for _, f := range t.files {
 		t.bytes += f.size
 	}
-	return t, t.digest(ctx)
+	return t, t.sum(ctx)
 }
 
 func (t *tree) walk() error {
@@ -137,8 +140,8 @@ func (t *tree) path(f treeFile) string {
 	return filepath.Join(t.root, filepath.FromSlash(f.rel))
 }
 
-// digest hashes name, size and content of every file, so that the same content has the same hash wherever it lies.
-func (t *tree) digest(ctx context.Context) error {
+// sum hashes name, size and content of every file, so that the same content has the same hash wherever it lies.
+func (t *tree) sum(ctx context.Context) error {
 	sums := make([][]byte, len(t.files))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(uploadParallel)
@@ -161,11 +164,13 @@ func (t *tree) digest(ctx context.Context) error {
 		return err
 	}
 	all := sha256.New()
+	uploaded := make([]artifact.File, len(t.files))
 	for i, f := range t.files {
+		uploaded[i] = artifact.File{Path: f.rel, Size: f.size, Sum: [sha256.Size]byte(sums[i])}
 		fmt.Fprintf(all, "%s\x00%d\x00%t\x00%x\n", f.rel, f.size, f.exec, sums[i])
 	}
 	fmt.Fprintf(all, "%s\x00%t", t.name, t.isFile)
-	t.hash = hex.EncodeToString(all.Sum(nil))
+	t.hash, t.digest = hex.EncodeToString(all.Sum(nil)), artifact.DigestOf(uploaded)
 	return nil
 }
 
