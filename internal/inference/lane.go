@@ -140,7 +140,9 @@ func (ln *lane) giveUp(ctx context.Context, torn bool) error {
 func (ln *lane) broken(ctx context.Context, err error, answering bool) error {
 	p := ln.inc.worker.pool
 	var protocol *protocolError
-	started := errors.As(err, &protocol) || answering || ln.link.r != ln.link.w || ln.inc.page.running() == ln.number
+	// A request that is not running any more may have been executed all the same: the newest that was started.
+	started := errors.As(err, &protocol) || answering || ln.link.r != ln.link.w ||
+		ln.inc.page.running() == ln.number || ln.inc.page.newest() == ln.number
 	ln.drop()
 	ln.inc.doubt()
 	if !started {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -491,5 +493,33 @@ func TestPoolCloseUnderLoad(t *testing.T) {
 		if proc := l.process(id); !stopped(proc.Done()) || proc.exit.Code != 0 {
 			t.Errorf("%s: exit %+v, want status 0", id, proc.exit)
 		}
+	}
+}
+
+// TestBrokenSocketIsNotExecutedTwice: a script that closes its worker's sockets loses its answer after it has run. Its
+// request is not sent to the next worker.
+func TestBrokenSocketIsNotExecutedTwice(t *testing.T) {
+	count := filepath.Join(t.TempDir(), "count")
+	p := newPool(t, newProcesses(t, `
+import os
+def init(): pass
+def run(raw_data):
+    with open(os.environ["COUNT"], "a") as f: f.write("x")
+    if raw_data == "break": os.closerange(3, 1024)
+    return "fine"
+`, "COUNT="+count), PoolConfig{MaxConcurrent: 2})
+	waitState(t, p, StateReady)
+	_, err := p.Do(t.Context(), newCall("break", 20*time.Second))
+	var gone *LostError
+	if !errors.As(err, &gone) || !strings.Contains(gone.Cause, "exited with status") {
+		t.Errorf("%v, want a LostError with the cause", err)
+	}
+	answer, err := p.Do(t.Context(), newCall("x", 20*time.Second))
+	if err != nil || answer.Status != 200 {
+		t.Fatalf("after the restart: %+v %v", answer, err)
+	}
+	_ = answer.Body.Close()
+	if ran, err := os.ReadFile(count); err != nil || string(ran) != "xx" {
+		t.Errorf("the script ran %d times for two requests (%v)", len(ran), err)
 	}
 }
