@@ -2,7 +2,7 @@
 
 Two protocols meet here: Azure's, with everything under input_data, and that of MLflow's own scoring server. Types are
 cast to the model's signature, because JSON has one kind of number; whether the data meet the signature is left to
-MLflow, which enforces it. Only names that MLflow documents are used, so that models of any release since 1.30 work.
+MLflow, which enforces it. Only names that MLflow documents are used, since the release is the model's choice.
 """
 
 from __future__ import annotations
