@@ -126,7 +126,7 @@ func readFile(tree fs.FS, name string, most int64) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the model's file %s cannot be opened: %w", name, cause(err))
 	}
-	defer f.Close() // only read
+	defer func() { _ = f.Close() }() // only read
 	text, err := io.ReadAll(io.LimitReader(f, most+1))
 	if err != nil {
 		return nil, fmt.Errorf("the model's file %s cannot be read: %w", name, cause(err))

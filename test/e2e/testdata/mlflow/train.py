@@ -54,7 +54,7 @@ def xgboost(path):
     rows, labels = table()
     mlflow.xgboost.save_model(
         XGBClassifier(n_estimators=10).fit(rows, labels), path, signature=infer_signature(rows, labels),
-        pip_requirements=pins("mlflow-skinny", "xgboost", "scikit-learn", "pandas", "numpy"),
+        pip_requirements=pins("mlflow-skinny", "xgboost-cpu", "scikit-learn", "pandas", "numpy"),
     )  # fmt: skip
 
 
@@ -65,6 +65,7 @@ def lightgbm(path):
     rows, labels = table()
     mlflow.lightgbm.save_model(
         LGBMClassifier(n_estimators=10, verbose=-1).fit(rows, labels), path, signature=infer_signature(rows, labels),
+        serialization_format="cloudpickle",
         pip_requirements=pins("mlflow-skinny", "lightgbm", "scikit-learn", "pandas", "numpy", "cloudpickle"),
     )  # fmt: skip
 
