@@ -80,7 +80,8 @@ func page(t *testing.T, clients string, m mode) {
 
 // progress is what the SDK itself writes to standard error while it works: which step it is at, and the bars of uploads.
 var (
-	progress = regexp.MustCompile(`^(Check: endpoint \S+ exists|Uploading \S+ .*(it/s|B/s)\])$`)
+	progress = regexp.MustCompile(`^(Check: endpoint \S+ exists|Uploading \S+ .*(it/s|B/s)\]|` +
+		`Downloading the model \S+ at \S+|Found the config file in: \S+)$`)
 	// ofOld is said by azure-ai-ml 1.30 to whatever it talks to, Azure itself included: when an MLClient is made, and when
 	// an endpoint that was read, with the ids of its identity, is sent again.
 	ofOld = regexp.MustCompile(`^(Class DeploymentTemplateOperations: This is an experimental class, and may change.*|` +
