@@ -70,13 +70,20 @@ func (ln *lane) await(ctx context.Context, call *Call, now time.Time) (*Answer, 
 			return nil, ln.broken(ctx, err, false)
 		}
 		// The answer is late, but not too late.
-		if ln.prefetched && ln.inc.page.withdraw(ln.number) && !ln.link.readable() {
+		if ln.behind() && ln.inc.page.withdraw(ln.number) && !ln.link.readable() {
 			ln.drop()
 			ln.inc.worker.pool.release(ln)
 			return nil, errAgain
 		}
 		err = ln.link.limit(ctx, call)
 	}
+}
+
+// behind says whether the request waits for another on the same worker: it was sent ahead of its turn, or one that was
+// sent ahead has overtaken it on its way there.
+func (ln *lane) behind() bool {
+	running := ln.inc.page.running()
+	return ln.prefetched || running != 0 && running != ln.number
 }
 
 // receive turns the head and what follows it into an Answer.
