@@ -22,6 +22,9 @@ const inferPort = 5001
 // healthPort is where the reference inference server answers probes when they have a port of their own.
 const healthPort = 5000
 
+// healthVariable turns that port on. The spelling is the reference server's.
+const healthVariable = "SEPERATE_HEALTH_ENDPOINT" //nolint:misspell // see above
+
 // inferName is the reference inference server's name. Called by it, the program is `portico infer`.
 const inferName = "azmlinfsrv"
 
@@ -83,7 +86,7 @@ func bindInfer(f *pflag.FlagSet, cfg *server.InferConfig, flags *inferFlags) {
 	f.StringVar(&cfg.ModelDir, "model-dir", "", "folder that the script finds in AZUREML_MODEL_DIR")
 	f.StringVar(&cfg.Host, "host", "127.0.0.1", "address to listen on")
 	f.IntVar(&cfg.Port, "port", inferPort, "port to listen on; 0 takes a free one")
-	f.IntVar(&cfg.HealthPort, "health-port", 0, "second port with the same routes, for probes (5000 with $SEPERATE_HEALTH_ENDPOINT)")
+	f.IntVar(&cfg.HealthPort, "health-port", 0, "second port with the same routes, for probes (5000 with $"+healthVariable+")")
 	f.IntVar(&cfg.WorkerCount, "worker-count", 1, "processes that score at the same time")
 	f.StringVar(&flags.python, "python", "python3", "Python interpreter")
 	f.StringVar(&cfg.ReadyFile, "ready-file", "", "file that gets the address once requests are served")
@@ -120,7 +123,7 @@ func (a *App) settleInfer(f *pflag.FlagSet, cfg *server.InferConfig, flags *infe
 	if err := a.settleSeconds(f, cfg); err != nil {
 		return err
 	}
-	if strings.EqualFold(a.Getenv("SEPERATE_HEALTH_ENDPOINT"), "true") && !f.Changed("health-port") {
+	if strings.EqualFold(a.Getenv(healthVariable), "true") && !f.Changed("health-port") {
 		cfg.HealthPort = healthPort
 	}
 	if cfg.ConfigFile == "" && cfg.ModelDir == "" { // a model that MLflow saved needs no script

@@ -23,7 +23,7 @@ func TestInferArguments(t *testing.T) {
 		}
 	}
 	env := map[string]string{
-		"AZUREML_MODEL_DIR": "/models", "WORKER_COUNT": "3", "WORKER_TIMEOUT": "7", "SEPERATE_HEALTH_ENDPOINT": "true",
+		"AZUREML_MODEL_DIR": "/models", "WORKER_COUNT": "3", "WORKER_TIMEOUT": "7", healthVariable: "true",
 	}
 	a := &App{Getenv: func(name string) string { return env[name] }}
 	settle := func(args ...string) (server.InferConfig, error) {

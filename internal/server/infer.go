@@ -115,7 +115,7 @@ func (c *InferConfig) findScript() error {
 		return nil
 	}
 	if _, err := os.Stat(c.EntryScript); err != nil {
-		return nil // the worker says that it does not exist, and where
+		return nil //nolint:nilerr // the worker says that it does not exist, and where
 	}
 	absolute, err := filepath.Abs(c.EntryScript)
 	if err != nil {

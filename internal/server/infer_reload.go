@@ -126,7 +126,7 @@ func (g *generations) look() map[string]fileState {
 		// A file that cannot be read now is seen as absent: that too is a change.
 		_ = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 			if err != nil {
-				return nil
+				return nil //nolint:nilerr // see above
 			}
 			name := entry.Name()
 			if entry.IsDir() {

@@ -94,7 +94,7 @@ func TestInferReload(t *testing.T) {
 				return
 			}
 			resp.Body.Close()
-			if resp.StatusCode != 200 {
+			if resp.StatusCode != http.StatusOK {
 				t.Errorf("status %d during a reload", resp.StatusCode)
 			}
 		}
