@@ -266,13 +266,12 @@ func cleanEnvironment() []string {
 
 // client is one run of a client program.
 type client struct {
-	name     string
-	argv     []string
-	dir      string
-	env      map[string]string
-	extra    []string // NAME=VALUE, for the test's own purposes
-	reach    []string // addresses that the client may reach beside the server's
-	networks bool     // the client may use the real network (pip through the proxy)
+	name  string
+	argv  []string
+	dir   string
+	env   map[string]string
+	extra []string // NAME=VALUE, for the test's own purposes
+	reach []string // addresses that the client may reach beside the server's
 }
 
 // outcome is what a client did.
@@ -281,8 +280,7 @@ type outcome struct {
 	code     int
 }
 
-// run runs a client to its end. Unless it may use the network, it runs where only loopback exists, and anything
-// that it asked of another network fails the test.
+// run runs a client to its end where only loopback exists. Anything that it asked of another network fails the test.
 func (s *server) run(c client) outcome {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), clientTimeout)
@@ -294,12 +292,9 @@ func (s *server) run(c client) outcome {
 		cmd.Env = append(cmd.Env, name+"="+c.env[name])
 	}
 	cmd.Env = append(cmd.Env, c.extra...)
-	var report func() sandboxReport
-	if !c.networks {
-		var ok bool
-		if report, ok = sandboxed(s.t, cmd, append(s.addresses(), c.reach...)); !ok {
-			s.t.Log("this machine has no network namespaces for us: what the client looks for elsewhere is not counted")
-		}
+	report, isolated := sandboxed(s.t, cmd, append(s.addresses(), c.reach...))
+	if !isolated {
+		s.t.Log("this machine has no network namespaces for us: what the client looks for elsewhere is not counted")
 	}
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
@@ -309,7 +304,7 @@ func (s *server) run(c client) outcome {
 		s.t.Fatalf("%s: %v", c.name, err)
 	}
 	o := outcome{out: out.String(), err: errs.String(), code: cmd.ProcessState.ExitCode()}
-	if report != nil {
+	if isolated {
 		if r := report(); r != (sandboxReport{}) {
 			s.t.Errorf("%s looked for something beyond this machine: %+v", c.name, r)
 		}
