@@ -88,6 +88,20 @@ func TestReferenceServer(t *testing.T) {
 	}
 }
 
+// TestInferWithReferencePackages: the table holds as well where the reference's packages are installed and are used.
+func TestInferWithReferencePackages(t *testing.T) {
+	if os.Getenv("PORTICO_REFERENCE") == "" {
+		t.Skip("PORTICO_REFERENCE=1 installs the reference server's packages from the Python package index")
+	}
+	python := filepath.Join(filepath.Dir(referenceServer(t)), "python")
+	for _, s := range scripts {
+		t.Run(s.name, func(t *testing.T) {
+			url := startServer(t, []string{binary, "infer", "--python", python}, s)
+			check(t, target{client: http.DefaultClient, url: url}, s)
+		})
+	}
+}
+
 // referenceServer installs the reference server once for this user and gives its program.
 func referenceServer(t *testing.T) string {
 	t.Helper()
