@@ -173,14 +173,15 @@ func must(r store.Reader, id online.ID) (*store.Record, error) {
 
 func notFound(id online.ID) *online.Error {
 	what := map[online.Kind]string{
-		online.KindWorkspace: "workspace", online.KindEndpoint: "online endpoint", online.KindDeployment: "deployment",
+		online.KindEndpoint: "online endpoint",
 		online.KindModel: "model", online.KindCode: "code", online.KindEnvironment: "environment",
 		online.KindData: "data asset", online.KindDatastore: "datastore",
 	}[id.Kind]
 	name := id.Name
 	switch {
 	case id.Kind == online.KindWorkspace:
-		name = id.Workspace.Name
+		return online.Errorf(online.CodeNotFound, arm.FormatID(id), "workspace %q does not exist in resource group %q",
+			id.Workspace.Name, id.Workspace.ResourceGroup)
 	case id.Kind == online.KindDeployment:
 		return online.Errorf(online.CodeNotFound, arm.FormatID(id), "deployment %q does not exist behind endpoint %q",
 			id.Name, id.Parent)
