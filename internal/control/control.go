@@ -174,7 +174,7 @@ func must(r store.Reader, id online.ID) (*store.Record, error) {
 func notFound(id online.ID) *online.Error {
 	what := map[online.Kind]string{
 		online.KindEndpoint: "online endpoint",
-		online.KindModel: "model", online.KindCode: "code", online.KindEnvironment: "environment",
+		online.KindModel:    "model", online.KindCode: "code", online.KindEnvironment: "environment",
 		online.KindData: "data asset", online.KindDatastore: "datastore",
 	}[id.Kind]
 	name := id.Name
