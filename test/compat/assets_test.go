@@ -6,6 +6,7 @@ import (
 )
 
 func TestAssets(t *testing.T) {
+	t.Parallel()
 	onlyAll(t)
 	for _, clients := range []string{"newest", "older"} {
 		for _, m := range []mode{intercepted, redirected} {

@@ -20,6 +20,7 @@ func (s *server) script(clients string, m mode, name string, args ...string) {
 
 // TestManagementClients drives the clients that only interception can lead here.
 func TestManagementClients(t *testing.T) {
+	t.Parallel()
 	onlyAll(t)
 	for _, clients := range []string{"newest", "older"} {
 		t.Run(clients, func(t *testing.T) {
@@ -30,6 +31,7 @@ func TestManagementClients(t *testing.T) {
 
 // TestInstanceIdentity has azure-identity inside a scoring script, which its environment brings.
 func TestInstanceIdentity(t *testing.T) {
+	t.Parallel()
 	onlyAll(t)
 	s := start(t, "--location", "eastus")
 	s.script("newest", redirected, "instance.py", s.ready.ManagementURL)
@@ -37,6 +39,7 @@ func TestInstanceIdentity(t *testing.T) {
 
 // TestPassthrough downloads a package in a shell that is set up for interception, from whatever index this machine has.
 func TestPassthrough(t *testing.T) {
+	t.Parallel()
 	onlyAll(t)
 	argv := func(exe string) []string {
 		return []string{exe, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--no-cache-dir", "six==1.17.0"}

@@ -37,6 +37,7 @@ func (s *server) cli(args ...string) string {
 // TestCredentials walks the mechanisms by which DefaultAzureCredential finds out who it is, with nothing but the
 // environment, in Python and in Go.
 func TestCredentials(t *testing.T) {
+	t.Parallel()
 	onlyAll(t)
 	s := start(t, "--location", "eastus", "--imds-principal", "administrator")
 	var p principal

@@ -6,6 +6,7 @@ import (
 )
 
 func TestCurl(t *testing.T) {
+	t.Parallel()
 	onlyAll(t)
 	for _, m := range []mode{redirected, intercepted} {
 		t.Run(string(m), func(t *testing.T) {

@@ -21,6 +21,7 @@ func goClient(t *testing.T) string {
 }
 
 func TestGoClient(t *testing.T) {
+	t.Parallel()
 	s := start(t, "--location", "eastus")
 	o := s.run(client{name: "the Go client", dir: t.TempDir(), env: s.environment(intercepted),
 		argv: []string{goClient(t), "-test.v", "-test.run", "^TestLifecycle$"}})

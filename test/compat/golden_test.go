@@ -18,6 +18,7 @@ import (
 var update = flag.Bool("update", false, "write the golden exchanges anew")
 
 func TestWire(t *testing.T) {
+	t.Parallel()
 	onlyAll(t)
 	for _, clients := range []string{"newest", "older"} {
 		t.Run(clients, func(t *testing.T) { wire(t, clients) })

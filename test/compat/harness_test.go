@@ -3,20 +3,15 @@ package compat
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -84,8 +79,6 @@ type server struct {
 	t     *testing.T
 	dir   string // data directory
 	ready ready
-	token string
-	http  *http.Client
 	cmd   *exec.Cmd
 	log   *lockedBuffer
 	exit  chan error
@@ -142,19 +135,6 @@ func start(t *testing.T, flags ...string) *server {
 			t.Fatalf("serve is not ready after %s\n%s", startTimeout, s.log)
 		}
 	}
-	token, err := os.ReadFile(filepath.Join(s.dir, "admin.token"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.token = strings.TrimSpace(string(token))
-	ca, err := os.ReadFile(s.ready.CAFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(ca)
-	s.http = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
-	t.Cleanup(s.http.CloseIdleConnections)
 	return s
 }
 
@@ -182,33 +162,6 @@ func (s *server) end() {
 	if s.t.Failed() {
 		s.t.Logf("server log:\n%s", s.log)
 	}
-}
-
-// workspace is the path of the default workspace on the management API.
-const workspace = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/portico/providers/" +
-	"Microsoft.MachineLearningServices/workspaces/default"
-
-// api sends a request to the management API as the administrator and gives status and body.
-func (s *server) api(method, path string, body string) (int, string) {
-	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, method, s.ready.ManagementURL+path, strings.NewReader(body))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	req.Header.Set("Authorization", "Bearer "+s.token)
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := s.http.Do(req)
-	if err != nil {
-		s.t.Fatalf("%s %s: %v", method, path, err)
-	}
-	defer resp.Body.Close()
-	doc, err := io.ReadAll(resp.Body)
-	if err != nil {
-		s.t.Fatalf("%s %s: %v", method, path, err)
-	}
-	return resp.StatusCode, string(doc)
 }
 
 // mode is how clients are led to the server.

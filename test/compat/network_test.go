@@ -13,6 +13,7 @@ import (
 // TestSandbox proves the instrument that every other test here relies on: a client reaches the server's ports, and
 // whatever else it looks for is counted.
 func TestSandbox(t *testing.T) {
+	t.Parallel()
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("hello")) }))
 	defer web.Close()
 	address := web.Listener.Addr().String()

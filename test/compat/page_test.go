@@ -21,19 +21,25 @@ var pageBlocks = []struct {
 	{"cleanup", false},
 }
 
-func TestPageIntercepted(t *testing.T) { page(t, "newest", intercepted) }
+func TestPageIntercepted(t *testing.T) {
+	t.Parallel()
+	page(t, "newest", intercepted)
+}
 
 func TestPageRedirected(t *testing.T) {
+	t.Parallel()
 	onlyAll(t)
 	page(t, "newest", redirected)
 }
 
 func TestPageIntercepted_OlderClients(t *testing.T) {
+	t.Parallel()
 	onlyAll(t)
 	page(t, "older", intercepted)
 }
 
 func TestPageRedirected_OlderClients(t *testing.T) {
+	t.Parallel()
 	onlyAll(t)
 	page(t, "older", redirected)
 }

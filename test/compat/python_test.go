@@ -7,13 +7,19 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 )
+
+// making is held while an environment is looked for or made.
+var making sync.Mutex
 
 // python gives the interpreter of a virtual environment with the requirements of test/compat/requirements-NAME.txt.
 // It is kept below .build and made again when the file changes.
 func python(t *testing.T, name string) string {
 	t.Helper()
+	making.Lock()
+	defer making.Unlock()
 	requirements, err := filepath.Abs("requirements-" + name + ".txt")
 	if err != nil {
 		t.Fatal(err)
