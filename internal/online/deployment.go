@@ -150,6 +150,9 @@ const (
 	InstanceStopped  InstanceState = "Stopped"  // gone for good
 )
 
+// ReservedVariables begins the names of environment variables that Portico itself gives to workers.
+const ReservedVariables = "PORTICO_"
+
 // MaxWorkers bounds WORKER_COUNT.
 const MaxWorkers = 64
 
@@ -306,6 +309,8 @@ func (s *DeploymentSpec) validateVariables() []*Error {
 		switch at := target + "." + name; {
 		case name == "" || strings.ContainsAny(name, "=\x00"):
 			faults = append(faults, Errorf(CodeBadArgument, target, "environment variable name %.40q is not valid", name))
+		case strings.HasPrefix(name, ReservedVariables):
+			faults = append(faults, Errorf(CodeBadArgument, at, "names that begin with %s are Portico's own; choose another name", ReservedVariables))
 		case strings.Contains(value, "\x00"):
 			faults = append(faults, Errorf(CodeBadArgument, at, "the value holds a NUL character"))
 		case len(value) > MaxVariableBytes:
