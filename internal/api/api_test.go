@@ -414,7 +414,7 @@ func TestPanicAndInternalErrorsTellNothing(t *testing.T) {
 	s.do("PUT", fraud, `{}`).want(201)
 	s.do("PUT", fraud+"/deployments/blue", deploymentBody).want(201)
 	logs := fraud + "/deployments/blue/getLogs"
-	s.logs = func(control.LogQuery) (io.ReadCloser, error) { return nil, errors.New("secret path /root/x") }
+	s.logs = func(control.LogQuery) (io.ReadCloser, error) { return nil, errors.New("secret path /srv/x") }
 	a := s.do("POST", logs, "").wantError(500, online.CodeInternalServerError, "")
 	if strings.Contains(a.body, "secret") || !strings.Contains(s.log.String(),
 		a.header.Get("x-ms-request-id")) || !strings.Contains(s.log.String(), "secret path") {
