@@ -37,6 +37,26 @@ func TestInstanceIdentity(t *testing.T) {
 	s.script("newest", redirected, "instance.py", s.ready.ManagementURL)
 }
 
+// TestMLflowTab deploys a folder that MLflow saved, as the page's first tab does.
+func TestMLflowTab(t *testing.T) {
+	t.Parallel()
+	onlyAll(t)
+	trainer := exec.Command("make", "-s", "-C", root, ".build/venv/.done")
+	if out, err := trainer.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	models := t.TempDir()
+	train := exec.Command(filepath.Join(root, ".build/venv/bin/python"),
+		filepath.Join(root, "test/e2e/testdata/mlflow/train.py"), models, "sklearn")
+	train.Dir = models
+	train.Env = append(cleanEnvironment(), "MLFLOW_DISABLE_TELEMETRY=true", "MLFLOW_TRACKING_URI=file://"+models)
+	if out, err := train.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	start(t, "--location", "eastus").script("newest", redirected, "mlflow_tab.py",
+		filepath.Join(root, "docs/compatibility.md"), filepath.Join(models, "sklearn"))
+}
+
 // TestPassthrough downloads a package in a shell that is set up for interception, from whatever index this machine has.
 func TestPassthrough(t *testing.T) {
 	t.Parallel()

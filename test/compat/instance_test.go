@@ -33,6 +33,7 @@ def run(raw_data):
 // TestIdentityInAScript runs ManagedIdentityCredential and DefaultAzureCredential inside a deployment, for the
 // endpoint's own identity and for a user-assigned one.
 func TestIdentityInAScript(t *testing.T) {
+	t.Parallel()
 	onlyAll(t)
 	s := start(t)
 	dir := t.TempDir()
