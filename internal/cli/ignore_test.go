@@ -130,7 +130,7 @@ func TestExamplesAreValid(t *testing.T) {
 			continue
 		}
 		if f.Model != nil {
-			f.Model.Inline.Path = "src" // models are trained, not kept
+			f.Model.Inline.Path = "." // models are trained, not kept
 		}
 		if err := (&session{}).checkLocal(&f, base); err != nil {
 			t.Errorf("%s: %v", file, err)

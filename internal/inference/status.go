@@ -176,7 +176,8 @@ func (p *Pool) Watch(ctx context.Context) <-chan Event {
 	p.mu.Lock()
 	status := p.status()
 	for _, one := range p.workers {
-		w.pending = append(w.pending, Event{Worker: one.spec.Index, State: one.state, Status: status})
+		// With the newest exit: a process may have ended between the making of the pool and this call.
+		w.pending = append(w.pending, Event{Worker: one.spec.Index, State: one.state, Exit: one.exit, Status: status})
 	}
 	if w.closed = p.gone; !w.closed {
 		p.watchers[w] = struct{}{}
