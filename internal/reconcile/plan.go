@@ -42,11 +42,11 @@ type Input struct {
 
 // Preparation is how far the target's environment, model and code are.
 type Preparation struct {
-	State   PrepareState
-	Stage   string // the stage that runs or failed
-	Err     *online.Error
-	Started time.Time
-	Ended   time.Time
+	State PrepareState
+	Stage string // the stage that runs or failed
+	Err   *online.Error
+	Since time.Time // when that stage began
+	Ended time.Time
 }
 
 // PrepareState is the progress of a preparation.
@@ -133,7 +133,7 @@ func planChange(in Input, out *Output) {
 	case PrepareNone:
 		out.Prepare = clone(st.Target)
 	case PrepareRunning:
-		reached(st, in.Prepared.Stage, in.Prepared.Started)
+		reached(st, in.Prepared.Stage, in.Prepared.Since)
 	case PrepareFailed:
 		failed(st, in.Prepared.Stage, in)
 		fail(in, out, in.Prepared.Err)

@@ -95,7 +95,7 @@ func (w *world) step() Output {
 	out := Plan(w.in)
 	w.in.Status = out.Status
 	if out.Prepare != nil {
-		w.prep[out.Prepare.ID] = Preparation{State: PrepareDone, Started: w.in.Now, Ended: w.in.Now}
+		w.prep[out.Prepare.ID] = Preparation{State: PrepareDone, Since: w.in.Now, Ended: w.in.Now}
 	}
 	for _, e := range out.Ensure {
 		w.eng.ensure(e)

@@ -78,7 +78,7 @@ func (p *preparations) start(ctx context.Context, set string, d *store.Deploymen
 		return
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	r := &preparation{Preparation: Preparation{State: PrepareRunning, Stage: online.StageEnvironment, Started: p.now()}, uid: d.UID, cancel: cancel}
+	r := &preparation{Preparation: Preparation{State: PrepareRunning, Stage: online.StageEnvironment, Since: p.now()}, uid: d.UID, cancel: cancel}
 	p.sets[set] = r
 	p.wg.Go(func() {
 		defer cancel()
@@ -115,7 +115,7 @@ func (p *preparations) run(ctx context.Context, r *preparation, d *store.Deploym
 		out.environment = env
 	}
 	p.mu.Lock()
-	r.Stage = online.StageModel
+	r.Stage, r.Since = online.StageModel, p.now()
 	p.mu.Unlock()
 	p.done(d.ID)
 	if asset := assets[online.KindCode]; asset != nil {
