@@ -100,8 +100,8 @@ func Settings() []Setting {
 		{Key: "identity", Default: "127.0.0.1:0", Usage: "loopback address where processes of this machine ask for tokens (docs/identity.md)", set: func(c *Config, v string) error { c.Identity = v; return checkLoopback(v) }},
 		{Key: "issuer", Usage: "base URL that tokens name as their issuer; empty: the management API's", set: text(func(c *Config) *string { return &c.Issuer })},
 		{Key: "imds_principal", Usage: "principal that every process of this machine may speak for without a secret (instance metadata service); empty: none", set: text(func(c *Config) *string { return &c.IMDSPrincipal })},
-		{Key: "hosts", Usage: "more host names and addresses for the server's certificate, comma-separated", set: func(c *Config, v string) error {
-			c.Hosts = slices.DeleteFunc(strings.Split(v, ","), func(s string) bool { return strings.TrimSpace(s) == "" })
+		{Key: "hosts", Usage: "more host names and addresses for the server's certificate, comma-separated; the first is in scoring URLs when every address is listened on", set: func(c *Config, v string) error {
+			c.Hosts = strings.FieldsFunc(v, func(r rune) bool { return r == ',' || r == ' ' })
 			return nil
 		}},
 		{Key: "detach", Default: "false", Bool: true, Usage: "on SIGTERM leave the workers running for the next start", set: func(c *Config, v string) (err error) { c.Detach, err = strconv.ParseBool(v); return }},

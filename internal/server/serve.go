@@ -346,7 +346,7 @@ func (s *serving) announce() error {
 		IdentityURL: s.identityURL(), TenantID: s.identities.Issuer().Tenant(),
 	}
 	if s.scoringHTTP != nil {
-		r.ScoringHTTPURL = "http://" + reachable(s.scoringHTTP)
+		r.ScoringHTTPURL = "http://" + reachable(s.scoringHTTP, s.cfg.Hosts...)
 	}
 	if s.interceptor != nil {
 		r.InterceptURL, r.InterceptCAFile = "http://"+reachable(s.interceptor), s.intercept.authority.CAFile()
@@ -372,7 +372,7 @@ func (s *serving) announce() error {
 }
 
 func (s *serving) managementURL() string { return "https://" + reachable(s.management) }
-func (s *serving) scoringURL() string    { return "https://" + reachable(s.scoring) }
+func (s *serving) scoringURL() string    { return "https://" + reachable(s.scoring, s.cfg.Hosts...) }
 
 // scoringURI is an endpoint's stable address.
 func (s *serving) scoringURI(endpoint string) string { return s.endpointURL(endpoint, "score") }
@@ -392,15 +392,18 @@ func (s *serving) endpointURL(endpoint, page string) string {
 	return "https://" + host + "/" + page
 }
 
-// reachable is an address that a client on this machine can use: a listener on every address is reached by the
-// loopback one.
-func reachable(l net.Listener) string {
+// reachable is an address that a client can use. A listener on every address is reached by the first of hosts; when
+// there is none, by the loopback address, on this machine only.
+func reachable(l net.Listener, hosts ...string) string {
 	h, port, err := net.SplitHostPort(l.Addr().String())
 	if err != nil {
 		return l.Addr().String()
 	}
 	if ip := net.ParseIP(h); ip != nil && ip.IsUnspecified() {
 		h = "localhost"
+		if len(hosts) > 0 {
+			h = hosts[0]
+		}
 	}
 	return net.JoinHostPort(h, port)
 }
