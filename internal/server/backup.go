@@ -44,6 +44,9 @@ func Backup(ctx context.Context, cfg Config, file string, logger *slog.Logger) (
 	if _, err := os.Stat(filepath.Join(cfg.DataDir, storeFile)); err != nil {
 		return fmt.Errorf("there is no server's data in %s: %w", cfg.DataDir, err)
 	}
+	if _, err := os.Lstat(file); err == nil {
+		return fmt.Errorf("%s exists; a backup is written to a new file", file)
+	}
 	keys, err := vault.OpenOrCreate(filepath.Join(cfg.DataDir, masterKeyFile))
 	if err != nil {
 		return err
