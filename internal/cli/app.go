@@ -176,7 +176,11 @@ func isTerminal(stream any) bool {
 		return false
 	}
 	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0 && info.Mode()&os.ModeDevice != 0 && f.Name() != os.DevNull
+	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
+		return false
+	}
+	null, err := os.Stat(os.DevNull) // a character device too, and standard input in many a script
+	return err != nil || !os.SameFile(info, null)
 }
 
 // run wraps a command's work: it opens the session only when the command runs, so that help needs no server.

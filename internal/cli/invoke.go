@@ -44,7 +44,7 @@ func (a *App) endpointInvoke(g *globalFlags) *cobra.Command {
 	must(c.RegisterFlagCompletionFunc("deployment-name", a.completeDeployments(g, &name)))
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		if (file != "") == cmd.Flags().Changed("input") {
-			return usagef("give the request's body with --request-file FILE (- for standard input) or --input TEXT, not both")
+			return usagef("give the request's body with --request-file FILE (- for standard input) or with --input TEXT, one of the two")
 		}
 		s, err := g.open(a)
 		if err != nil {
