@@ -91,7 +91,7 @@ func (b *Backend) newPool(i *instance) (body, error) {
 	return inference.NewPool(inference.PoolConfig{
 		Instance: i.record.ID, Dir: dir, Workers: t.Workers, MaxConcurrent: t.MaxConcurrent,
 		HangTimeout: b.cfg.HangTimeout, StopGrace: b.cfg.StopGrace, BackOff: restartBackOff, KillTurn: i.set.killTurn,
-	}, i.launcher, b.log.With("set", i.record.Set, "instance", i.record.ID))
+	}, i.launcher, b.log.With("set", i.record.Set))
 }
 
 // restartBackOff is the wait before a worker that ended is started again: none, 0.5 s, 1 s, 2 s ... 60 s. One that
