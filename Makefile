@@ -47,8 +47,9 @@ format: $(VENV)/.done ## rewrite Go and Python in the one format
 unit: ## Go tests of every package
 	$(GO) test ./internal/... ./workers/... ./cmd/... ./bench/...
 
+# One package at a time: these tests start many processes, and time-outs must not come from each other's load.
 race: ## the packages with concurrency, under the race detector
-	CGO_ENABLED=1 $(GO) test -race -short $(RACE)
+	CGO_ENABLED=1 $(GO) test -race -short -p 1 $(RACE)
 
 python: $(VENV)/.done ## tests of the Python worker
 	$(VENV)/bin/pytest -q workers/python/tests
