@@ -241,7 +241,7 @@ func TestNothingIsSentForALocalMistake(t *testing.T) {
 		"delete needs name": {[]string{"ml", "online-endpoint", "delete", "-y"}, "--name is required"},
 		"invoke needs body": {[]string{"ml", "online-endpoint", "invoke", "-n", "iris"}, "--request-file"},
 		"invoke both": {[]string{"ml", "online-endpoint", "invoke", "-n", "iris", "-r", "x", "--input", "y"},
-			"not both"},
+			"one of the two"},
 		"invoke no file": {[]string{"ml", "online-endpoint", "invoke", "-n", "iris", "-r", "/nowhere"},
 			"cannot read --request-file"},
 		"bad lines": {[]string{"ml", "online-deployment", "get-logs", "-n", "blue", "-e", "iris", "-l", "0"},
