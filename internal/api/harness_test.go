@@ -67,7 +67,6 @@ func (b *lockedBuffer) String() string {
 	return b.Buffer.String()
 }
 
-func (s *site) Wake() {}
 func (s *site) Logs(_ context.Context, q control.LogQuery) (io.ReadCloser, error) {
 	return s.logs(q)
 }
@@ -136,7 +135,7 @@ func newSite(t testing.TB) *site {
 		t.Fatal(err)
 	}
 	service, err := control.New(ctx, control.Config{Store: db, Identities: s.identities, Artifacts: trees, Uploads: uploads,
-		Catalogue: online.Catalogue{Types: online.AzureTypes()}, Waker: s, Logs: s, Metrics: s,
+		Catalogue: online.Catalogue{Types: online.AzureTypes()}, Logs: s, Metrics: s,
 		Prices: cost.Prices{PerHour: map[string]float64{"standard_ds3_v2": 0.25}},
 		Default: online.WorkspaceID{Subscription: "sub", ResourceGroup: "group",
 			Name: "home"}, Location: "local", Now: s.tick, Logger: log})

@@ -24,7 +24,6 @@ type Config struct {
 	Artifacts *artifact.Store
 	Uploads   *artifact.Uploads
 	Catalogue online.Catalogue
-	Waker     Waker
 	Logs      Logs
 	Metrics   Metrics
 	// Prices are what instances cost; the zero value prices everything at 0, and answers say so.
@@ -38,9 +37,6 @@ type Config struct {
 	Now      func() time.Time
 	Logger   *slog.Logger
 }
-
-// Waker is told that there is something to reconcile. Wake never blocks.
-type Waker interface{ Wake() }
 
 // Logs reads what instances and environment builds printed.
 type Logs interface {
@@ -111,16 +107,12 @@ func (m Match) check(rec *store.Record) *online.Error {
 
 func etag(revision int64) string { return fmt.Sprintf("%q", fmt.Sprint(revision)) }
 
-// update runs a command's transaction and tells reconcile. fn may run again after a conflict.
+// update runs a command's transaction. Reconcile watches the store and sees the commit by itself. fn may run again after a conflict.
 func (s *Service) update(ctx context.Context, c Caller, fn func(tx store.Tx) error) error {
 	if c.Principal.ID == "" {
 		return online.Errorf(online.CodeUnauthorized, "", "a command needs a principal")
 	}
-	if err := s.Store.Update(ctx, fn); err != nil {
-		return translate(err)
-	}
-	s.Waker.Wake()
-	return nil
+	return translate(s.Store.Update(ctx, fn))
 }
 
 func (s *Service) view(ctx context.Context, c Caller, fn func(r store.Reader) error) error {

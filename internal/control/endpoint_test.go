@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"portico/internal/online"
 	"portico/internal/store"
@@ -25,8 +26,17 @@ func TestEndpointLife(t *testing.T) {
 	if e.Spec.AuthMode != online.AuthKey || e.Spec.Identity.Type != "SystemAssigned" || e.Spec.Location != "local" || e.Spec.PublicNetworkAccess != "Enabled" {
 		t.Fatalf("defaults: %+v", e.Spec)
 	}
-	if b.wakes.Load() == 0 {
-		t.Fatal("reconcile was not woken")
+	changes, err := b.Store.Watch(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for told := false; !told; { // reconcile is woken by the store's own watch
+		select {
+		case change := <-changes:
+			told = change.Type == store.ChangeSpec && change.ID.Same(e.Meta.ID)
+		case <-time.After(20 * time.Second):
+			t.Fatal("the store tells of no change of the endpoint")
+		}
 	}
 	before := e.Meta.ETag
 	b.settle()

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,8 +31,7 @@ var (
 // bench is a Service over a real store and real artifacts, with a hand that plays reconcile.
 type bench struct {
 	*Service
-	t     testing.TB
-	wakes atomic.Int64
+	t testing.TB
 	// metrics keeps what a test records for a hundred years of the real clock.
 	metrics *telemetry.Telemetry
 	logs    string
@@ -41,8 +39,6 @@ type bench struct {
 	mu    sync.Mutex
 	clock time.Time
 }
-
-func (b *bench) Wake() { b.wakes.Add(1) }
 
 func (b *bench) Logs(_ context.Context, q LogQuery) (io.ReadCloser, error) {
 	if q.Instance == "gone" {
@@ -115,7 +111,7 @@ func openBench(t testing.TB, dir string) *bench {
 	}
 	b.Service, err = New(ctx, Config{Store: db, Identities: identities, Artifacts: trees, Uploads: uploads,
 		Catalogue: online.Catalogue{Types: online.AzureTypes()},
-		Waker:     b, Logs: b, Metrics: b, Default: home, Location: "local", Now: b.tick, Logger: log})
+		Logs:      b, Metrics: b, Default: home, Location: "local", Now: b.tick, Logger: log})
 	if err != nil {
 		t.Fatal(err)
 	}

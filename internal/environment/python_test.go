@@ -136,7 +136,7 @@ func TestToolChoice(t *testing.T) {
 		{"no venv at all", interpreter{Path: "/p", Pip: good}, nil, "", "!apt install python3-venv"},
 		{"no venv, uv", interpreter{Path: "/p"}, nil, "/uv", "/uv venv|/uv pip install"},
 	} {
-		steps, err := pipSteps(c.base, c.others, uvTool{path: c.uv}, w, "/e/work/requirements.txt")
+		steps, err := pipSteps(c.base, c.others, uvTool{path: c.uv}, w, "/e/build/requirements.txt")
 		if fault, bad := strings.CutPrefix(c.want, "!"); bad {
 			if !online.IsCode(err, online.CodeImageBuildFailure) || !strings.Contains(err.Error(), fault) {
 				t.Errorf("%s: got %v, want %q", c.name, err, fault)

@@ -121,12 +121,6 @@ func (t tables) SetTable(table *route.Table) {
 	t.first.once.Do(func() { close(t.first.came) })
 }
 
-// wake is control's waker: the loop watches the store, which tells of a commit at once.
-type wake struct{}
-
-// Wake implements control.Waker.
-func (wake) Wake() {}
-
 // capabilities says in words what isolation is in force.
 func capabilities(c host.Capabilities) string {
 	on := func(name string, ok bool) string {

@@ -30,14 +30,11 @@ func (s *serving) openInterception(context.Context) error {
 		return nil
 	}
 	i := &s.intercept
-	keys, err := vault.OpenOrCreate(s.path(masterKeyFile))
-	if err != nil {
-		return err
-	}
+	var err error
 	if i.names, err = intercept.NewNames(storageAccount, s.cfg.Location); err != nil {
 		return fmt.Errorf("intercept: %w", err)
 	}
-	if i.authority, err = vault.OpenInterceptor(s.path("pki"), keys, i.names.Certified(), s.now()); err != nil {
+	if i.authority, err = vault.OpenInterceptor(s.path("pki"), s.keys, i.names.Certified(), s.now()); err != nil {
 		return err
 	}
 	i.proxy = intercept.New(intercept.Config{

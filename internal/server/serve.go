@@ -72,6 +72,7 @@ type serving struct {
 	control   *control.Service
 	verifier  *access.Verifier
 	token     online.Secret // the administrator's
+	keys      *vault.Vault
 	authority *vault.Authority
 	artifacts *artifact.Store
 	uploads   *artifact.Uploads
@@ -143,6 +144,7 @@ func (s *serving) openRecords(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.keys = keys
 	if s.authority, err = vault.OpenAuthority(s.path("pki"), keys, s.now()); err != nil {
 		return err
 	}
@@ -212,12 +214,8 @@ func (s *serving) openEngine(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	keys, err := vault.OpenOrCreate(s.path(masterKeyFile))
-	if err != nil {
-		return err
-	}
 	s.engine, err = local.New(ctx, local.Config{
-		Host: s.hostConfig(), Runtime: runtime, Sealer: keys, Overcommit: local.Overcommit(s.cfg.Overcommit),
+		Host: s.hostConfig(), Runtime: runtime, Sealer: s.keys, Overcommit: local.Overcommit(s.cfg.Overcommit),
 		Variables: s.instanceVariables,
 	}, s.log)
 	if err != nil {
@@ -270,7 +268,7 @@ func (s *serving) openControl(ctx context.Context) error {
 	s.catalogue = online.Catalogue{Types: s.cfg.InstanceTypes, GPUs: capacity.GPUs}
 	s.control, err = control.New(ctx, control.Config{
 		Store: s.store, Artifacts: s.artifacts, Uploads: s.uploads, Catalogue: s.catalogue,
-		Waker: wake{}, Logs: logs{engine: s.engine, builds: s.builds}, Metrics: s.telemetry, Identities: s.identities,
+		Logs: logs{engine: s.engine, builds: s.builds}, Metrics: s.telemetry, Identities: s.identities,
 		Prices:   s.cfg.Prices,
 		Default:  online.WorkspaceID{Subscription: s.cfg.Subscription, ResourceGroup: s.cfg.ResourceGroup, Name: s.cfg.Workspace},
 		Location: s.cfg.Location, Now: s.now, Logger: s.log,
