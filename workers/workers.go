@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 )
 
 //go:embed python/portico_worker/*.py
@@ -50,29 +51,53 @@ func names() []string {
 }
 
 // Write lays the worker out below dir and gives the path to run: dir/<digest>/portico_worker. A tree that is there
-// already is used if it is complete and unchanged, else replaced; several processes may write at the same time. The
-// files are readable by everyone and writable by nobody, because workers run as users of their own.
+// already is used if it is complete and unchanged, else replaced. Several processes may write at the same time: one
+// does, under a lock of the directory, and the others find its tree. The files are readable by everyone and writable by
+// nobody, because workers run as users of their own.
 func Write(dir string) (string, error) {
-	home := filepath.Join(dir, Digest())
-	path := filepath.Join(home, Package)
+	path := filepath.Join(dir, Digest(), Package)
 	if intact(path) {
 		return path, nil
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", fmt.Errorf("write the Python worker: %w", err)
-	}
-	staging, err := os.MkdirTemp(dir, ".staging-")
-	if err != nil {
-		return "", fmt.Errorf("write the Python worker: %w", err)
-	}
-	defer os.RemoveAll(staging) // what is left of it; after success only its empty shell
-	if err := fill(staging); err != nil {
-		return "", fmt.Errorf("write the Python worker: %w", err)
-	}
-	if err := install(filepath.Join(staging, "tree"), home); err != nil && !intact(path) {
+	if err := write(dir, path); err != nil {
 		return "", fmt.Errorf("write the Python worker: %w", err)
 	}
 	return path, nil
+}
+
+func write(dir, path string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	lock, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close() // which ends the lock, too
+	if err := flock(lock); err != nil {
+		return err
+	}
+	if intact(path) {
+		return nil
+	}
+	staging, err := os.MkdirTemp(dir, ".staging-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(staging) // what is left of it; after success only its empty shell
+	if err := fill(staging); err != nil {
+		return err
+	}
+	return install(filepath.Join(staging, "tree"), filepath.Dir(path))
+}
+
+// flock waits for the exclusive lock of an open file; a holder needs milliseconds.
+func flock(f *os.File) error {
+	for {
+		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); !errors.Is(err, syscall.EINTR) {
+			return err
+		}
+	}
 }
 
 // fill writes the whole tree below staging/tree.
@@ -114,7 +139,7 @@ func install(from, to string) error {
 		return err
 	}
 	defer os.RemoveAll(aside)
-	if err := os.Rename(to, filepath.Join(aside, "tree")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Rename(to, filepath.Join(aside, "tree")); err != nil {
 		return err
 	}
 	return os.Rename(from, to)
