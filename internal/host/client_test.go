@@ -153,7 +153,7 @@ func TestListenSurvivesItsClient(t *testing.T) {
 		_ = conn.Close()
 		t.Error("the replaced socket still listens")
 	}
-	if _, err := r.Listen(r.ctx, "second", "tcp", other.Addr().String()); err == nil || !strings.Contains(err.Error(), "in use") {
+	if _, err := r.Listen(r.ctx, "second", "tcp", other.Addr().String()); !errors.Is(err, ErrAddress) || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("the address of another name: %v", err)
 	}
 	if err := r.Unlisten(r.ctx, "scoring"); err != nil {

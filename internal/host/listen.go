@@ -77,7 +77,7 @@ func openListener(ctx context.Context, network, address string) (*os.File, error
 		var lc net.ListenConfig
 		l, err := lc.Listen(ctx, network, address)
 		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrBadRequest, err)
+			return nil, fmt.Errorf("%w: %w", addressFault(err), err)
 		}
 		defer func() { _ = l.Close() }() // the file is a duplicate
 		return l.(*net.TCPListener).File()
@@ -87,13 +87,22 @@ func openListener(ctx context.Context, network, address string) (*os.File, error
 		}
 		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: address, Net: "unix"})
 		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrBadRequest, err)
+			return nil, fmt.Errorf("%w: %w", addressFault(err), err)
 		}
 		defer func() { _ = l.Close() }() // the file is a duplicate
 		l.SetUnlinkOnClose(false)
 		return l.File()
 	}
 	return nil, fmt.Errorf("%w: network %.40q: use tcp, tcp4, tcp6 or unix", ErrBadRequest, network)
+}
+
+// addressFault tells an address that the system refuses from one that nobody could listen on.
+func addressFault(err error) error {
+	var refused *os.SyscallError
+	if errors.As(err, &refused) {
+		return ErrAddress
+	}
+	return ErrBadRequest
 }
 
 // removeStaleSocket removes a socket on which nobody listens any more.

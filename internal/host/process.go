@@ -21,6 +21,8 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrBadRequest: the request can never be right.
 	ErrBadRequest = errors.New("bad request")
+	// ErrAddress: the system does not let the address be listened on: it is in use, or not this machine's.
+	ErrAddress = errors.New("cannot listen")
 	// ErrLimit: a named limit of the supervisor is reached.
 	ErrLimit = errors.New("limit reached")
 	// ErrDraining: the supervisor is ending everything and starts nothing more.

@@ -112,6 +112,7 @@ var wireCodes = []struct {
 	{"start", ErrStart}, // first: it may wrap another
 	{"not_found", ErrNotFound},
 	{"bad_request", ErrBadRequest},
+	{"address", ErrAddress},
 	{"limit", ErrLimit},
 	{"draining", ErrDraining},
 	{"internal", ErrInternal}, // last: what any other error becomes

@@ -364,9 +364,24 @@ func (s *serving) announce() error {
 			return err
 		}
 	}
+	s.warnOfNames()
 	s.log.Info("ready", "management", r.ManagementURL, "scoring", r.ScoringURL, "scoring_http", r.ScoringHTTPURL,
 		"ca_file", r.CAFile, "token_file", s.path(tokenFile))
 	return nil
+}
+
+// warnOfNames says when other machines can connect but will not trust what they find.
+func (s *serving) warnOfNames() {
+	if len(s.cfg.Hosts) > 0 || s.cfg.Domain != "" {
+		return
+	}
+	for _, l := range []net.Listener{s.management, s.scoring} {
+		if h, _, err := net.SplitHostPort(l.Addr().String()); err == nil && net.ParseIP(h).IsUnspecified() {
+			s.log.Warn("other machines will not trust the server's certificate: say with --hosts what they call this one",
+				"address", l.Addr().String())
+			return
+		}
+	}
 }
 
 func (s *serving) managementURL() string { return "https://" + reachable(s.management) }
