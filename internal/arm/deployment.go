@@ -217,7 +217,7 @@ func (d *Deployment) Domain() (DeploymentRequest, []*online.Error) {
 	}
 	r.Spec.Scale, faults = p.ScaleSettings.domain(faults)
 	r.Spec.DataCollector, faults = p.DataCollector.domain(faults)
-	return r, faults
+	return r, readSettings(&r.Spec, faults)
 }
 
 func text(s *string) string {
@@ -360,6 +360,7 @@ func deploymentProperties(s online.DeploymentSpec) DeploymentProperties {
 		ScaleSettings: &ScaleSettings{ScaleType: s.Scale.Type},
 	}
 	maps.Copy(p.Properties, s.Properties)
+	showSettings(&s, p.Properties)
 	if s.Startup != nil {
 		p.StartupProbe = newProbe(*s.Startup)
 	}

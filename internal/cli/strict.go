@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v4"
+
+	"portico/internal/online"
 )
 
 // A file is decoded by these rules, which the schema of Azure's own client has too: a key that the schema lacks
@@ -398,7 +400,7 @@ func fieldByKey(t reflect.Type, key string) (reflect.StructField, bool) {
 // unknownKey words the refusal of a key: with the key that was meant, or with the place where it belongs.
 func unknownKey(t reflect.Type, path, key string) string {
 	msg := "unknown key " + path
-	if s := nearest(key, keysOf(t)); s != "" {
+	if s := online.Nearest(key, keysOf(t)); s != "" {
 		return msg + "; did you mean " + s + "?"
 	}
 	for _, f := range reflect.VisibleFields(t) {

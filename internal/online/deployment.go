@@ -34,6 +34,7 @@ type DeploymentSpec struct {
 	Startup              *Probe            `json:"startupProbe,omitempty"`
 	Scale                ScaleSettings     `json:"scaleSettings"`
 	DataCollector        *DataCollector    `json:"dataCollector,omitempty"`
+	Cache                *ResponseCache    `json:"responseCache,omitempty"`
 }
 
 // Runtime is what runs in the instances of a deployment without a scoring script.
@@ -194,6 +195,9 @@ func (s *DeploymentSpec) Default() {
 	if s.Scale.Type == "" {
 		s.Scale.Type = "Default"
 	}
+	if s.Cache != nil {
+		s.Cache.fill()
+	}
 }
 
 func (p *Probe) fill() {
@@ -285,6 +289,10 @@ func (s *DeploymentSpec) Validate(types Catalogue) []*Error {
 	}
 	if s.DataCollector != nil && len(s.DataCollector.Enabled) > 0 {
 		add(CodeNotImplemented, "properties.dataCollector", "dataCollector is not implemented yet; leave it out or disable its collections")
+	}
+	if s.Cache != nil {
+		faults = append(faults, s.Cache.validate()...)
+		add(CodeNotImplemented, "properties.properties."+PropertyCacheTTL, "the response cache is not implemented yet; leave it out")
 	}
 	if _, err := s.WorkerCount(); err != nil {
 		faults = append(faults, err)
