@@ -29,7 +29,7 @@ type Transport interface {
 type Exchange struct {
 	Method   string
 	Host     string
-	Path     string // decoded
+	Path     string // escaped as it was received
 	Query    string // raw, without '?'
 	Protocol string
 	Header   []inference.Field // as received; the core changes the slice
@@ -50,7 +50,10 @@ type Exchange struct {
 	authorization string
 	authorized    int // number of Authorization fields
 	pinned        string
-	described     bool              // asks what the script takes and gives, not for a score
+	websocket     bool              // asks to speak that protocol
+	path          string            // below the endpoint's URL, as the caller named it
+	at            string            // what is asked of the instance
+	allow         []string          // methods that the path may be asked for with, when another one was used
 	shadow        *route.Deployment // gets a copy; nil: nobody
 }
 

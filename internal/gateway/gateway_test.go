@@ -337,7 +337,12 @@ func TestRefusals(t *testing.T) {
 		"no path":          {"POST", "/nothing", "", nil, 404, "route_not_found", ""},
 		"only endpoint":    {"POST", "/endpoints/my-endpoint", "", nil, 404, "route_not_found", ""},
 		"sub path":         {"POST", score + "/more", "", nil, 404, "route_not_found", ""},
-		"swagger by POST":  {"POST", "/endpoints/my-endpoint/swagger.json", "", nil, 404, "route_not_found", ""},
+		"swagger by POST":  {"POST", "/endpoints/my-endpoint/swagger.json", "", nil, 405, "method_not_allowed", ""},
+		"sub path, no key": {"POST", score + "/more", "", []string{"Authorization", ""}, 401, "key_auth_bad_header_forbidden", ""},
+		"dots":             {"POST", score + "/../score", "", nil, 400, "bad_request", ".."},
+		"dots, escaped":    {"POST", score + "/%2e%2E/score", "", nil, 400, "bad_request", ".."},
+		"websocket": {"GET", score, "", []string{"Connection", "Upgrade", "Upgrade", "websocket"}, 501,
+			"websocket_not_implemented", "stream"},
 		"empty name":       {"POST", "/endpoints//score", "", nil, 404, "route_not_found", ""},
 		"long name":        {"POST", "/endpoints/" + strings.Repeat("x", 400) + "/score", "", nil, 404, "endpoint_not_found", ""},
 		"method":           {"PUT", score, "x", nil, 405, "method_not_allowed", ""},
@@ -367,8 +372,9 @@ func TestRefusals(t *testing.T) {
 			if c.status == 401 && r.header.Get("Www-Authenticate") != "Bearer" {
 				t.Error("401 without WWW-Authenticate")
 			}
-			if c.status == 405 && r.header.Get("Allow") != "GET, POST" {
-				t.Error("405 without Allow")
+			if want := map[bool]string{true: "GET", false: "GET, POST"}[strings.Contains(c.path, "swagger")]; c.status == 405 &&
+				r.header.Get("Allow") != want {
+				t.Errorf("405 with Allow %q", r.header.Get("Allow"))
 			}
 		})
 	}

@@ -43,6 +43,10 @@ func (x *Exchange) takeHeader() {
 			x.record.ClientRequestID = cleanID(f.Value)
 		case fold(f.Name, "connection"):
 			named = join(named, f.Value)
+		case fold(f.Name, "upgrade"):
+			// Another protocol may be offered in vain (RFC 9110 section 7.8), as clients do that would like HTTP/2. Who
+			// asks for a WebSocket can do nothing with an ordinary answer.
+			x.websocket = x.websocket || hasPrefixFold(f.Value, "websocket")
 		case dropped(f.Name), fold(f.Name, "host"), fold(f.Name, "expect"), fold(f.Name, "content-length"):
 		default:
 			if fold(f.Name, "user-agent") {

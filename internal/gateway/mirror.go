@@ -63,6 +63,11 @@ func (g *Gateway) stopMirrors() {
 // has no ready instance, holds as many copies as it may, or the memory for copies is used up, the copy is dropped
 // and counted.
 func (g *Gateway) mirror(x *Exchange, r *route.Deployment, d *deployment) {
+	at, _, ok := r.Admit(x.Method, x.path)
+	if !ok {
+		g.dropMirror(x, r, telemetry.DropPath)
+		return
+	}
 	if len(d.ready.Load().instances) == 0 {
 		g.dropMirror(x, r, telemetry.DropNotReady)
 		return
@@ -85,7 +90,7 @@ func (g *Gateway) mirror(x *Exchange, r *route.Deployment, d *deployment) {
 		g.dropMirror(x, r, telemetry.DropStopping)
 		return
 	}
-	c := copyOf(x, r.Name)
+	c := copyOf(x, r.Name, at)
 	go func() {
 		defer g.mirrors.end()
 		defer g.mirrors.bytes.Add(-size)
@@ -108,7 +113,7 @@ func (g *Gateway) serveCopy(x *Exchange, d *deployment, timeout time.Duration) {
 
 // copySize is the memory that a copy of the request holds.
 func copySize(x *Exchange) int64 {
-	n := cap(x.body) + len(x.Query) + len(x.Method)
+	n := cap(x.body) + len(x.Query) + len(x.Method) + len(x.Path)
 	for _, f := range x.Header {
 		n += len(f.Name) + len(f.Value)
 	}
@@ -117,7 +122,8 @@ func copySize(x *Exchange) int64 {
 
 // copyOf makes an exchange that outlives the transport of x. The header has lost its credential already. A large
 // body is shared instead of copied: x gives its memory up after the request, and until then both only read it.
-func copyOf(x *Exchange, deployment string) *Exchange {
+// at is the path that the shadow is asked for.
+func copyOf(x *Exchange, deployment, at string) *Exchange {
 	body := x.body
 	if cap(body) <= keptBody {
 		body = bytes.Clone(body)
@@ -129,7 +135,7 @@ func copyOf(x *Exchange, deployment string) *Exchange {
 		text.WriteString(s)
 		return text.String()[from:]
 	}
-	c := &Exchange{Method: keep(x.Method), Query: keep(x.Query), Arrival: time.Now(), Transport: nowhere{}, body: body,
+	c := &Exchange{Method: keep(x.Method), Query: keep(x.Query), at: keep(at), Arrival: time.Now(), Transport: nowhere{}, body: body,
 		Header: make([]inference.Field, len(x.Header))}
 	for i, f := range x.Header {
 		c.Header[i] = inference.Field{Name: keep(f.Name), Value: keep(f.Value)}

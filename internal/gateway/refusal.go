@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"strconv"
+	"strings"
 
 	"portico/internal/admission"
 	"portico/internal/inference"
@@ -31,8 +32,14 @@ var (
 		message: "Nothing is served under this URL. Scoring URLs have the form /endpoints/NAME/score."}
 	refusalNoEndpoint = &refusal{status: 404, reason: telemetry.ReasonNoEndpoint,
 		message: "No endpoint has this name. Check the scoring URL of the endpoint."}
+	refusalBadPath = &refusal{status: 400, reason: telemetry.ReasonBadRequest,
+		message: "The path of the URL holds a part \".\" or \"..\", a control character or a broken escape."}
+	refusalNoPath = &refusal{status: 404, reason: telemetry.ReasonNoRoute,
+		message: "The deployment does not serve this path. Every deployment answers /endpoints/NAME/score."}
 	refusalMethod = &refusal{status: 405, reason: telemetry.ReasonMethod,
-		message: "Only GET and POST are routed to a scoring script."}
+		message: "The deployment does not serve this path with this method. The Allow header lists the methods."}
+	refusalWebsocket = &refusal{status: 501, reason: telemetry.ReasonWebsocket,
+		message: "WebSockets are not carried to deployments. A deployment can stream its answer to an ordinary request."}
 	refusalBadHeader = &refusal{status: 401, reason: telemetry.ReasonBadHeader,
 		message: "The Authorization header is missing or malformed. Send exactly one \"Authorization: Bearer KEY\"."}
 	refusalAccessDenied = &refusal{status: 401, reason: telemetry.ReasonAccessDenied,
@@ -118,7 +125,7 @@ func (x *Exchange) refuse(r *refusal) {
 	case 401:
 		h = append(h, inference.Field{Name: "WWW-Authenticate", Value: "Bearer"})
 	case 405:
-		h = append(h, inference.Field{Name: "Allow", Value: "GET, POST"})
+		h = append(h, inference.Field{Name: "Allow", Value: strings.Join(x.allow, ", ")})
 	}
 	x.answer = h
 	body := errorBody(r.reason, r.message)

@@ -20,14 +20,12 @@ import (
 const (
 	pathHealth    = "/"
 	pathEndpoints = "/endpoints/"
-	pathScore     = "/score"
-	pathSwagger   = "/swagger.json" // GET: the script's OpenAPI document, asked of an instance
 )
 
 // Serve answers one request and records it. ctx ends when the caller hangs up. When Serve returns the answer has
 // been handed to the transport, the instance's slot is free again, and nothing of x is used any more.
 func (g *Gateway) Serve(ctx context.Context, x *Exchange) {
-	if x.Path == pathHealth {
+	if x.Path == pathHealth && !g.asksEndpoint(x) {
 		g.health(x)
 		return
 	}
@@ -56,7 +54,12 @@ func (g *Gateway) serve(ctx context.Context, x *Exchange) {
 		x.refuse(refusalNotServing)
 		return
 	}
-	name, path, ok := g.target(x)
+	whole, ok := route.Clean(x.Path)
+	if !ok {
+		x.refuse(refusalBadPath)
+		return
+	}
+	name, ok := g.target(x, whole)
 	if !ok {
 		x.refuse(refusalNoRoute)
 		return
@@ -67,15 +70,6 @@ func (g *Gateway) serve(ctx context.Context, x *Exchange) {
 		return
 	}
 	x.record.Endpoint = endpoint.Name
-	x.described = path == pathSwagger && x.Method == http.MethodGet
-	if path != pathScore && !x.described {
-		x.refuse(refusalNoRoute)
-		return
-	}
-	if x.Method != http.MethodGet && x.Method != http.MethodPost {
-		x.refuse(refusalMethod)
-		return
-	}
 	if refused := g.authenticate(x, endpoint); refused != nil {
 		x.refuse(refused)
 		return
@@ -90,7 +84,19 @@ func (g *Gateway) serve(ctx context.Context, x *Exchange) {
 		return
 	}
 	x.record.Deployment = chosen.Name
-	if x.pinned == "" && !x.described {
+	if x.websocket {
+		x.refuse(refusalWebsocket)
+		return
+	}
+	if x.at, x.allow, ok = chosen.Admit(x.Method, x.path); !ok {
+		if x.allow != nil {
+			x.refuse(refusalMethod)
+		} else {
+			x.refuse(refusalNoPath)
+		}
+		return
+	}
+	if x.pinned == "" && x.path != route.PathSwagger {
 		x.shadow = endpoint.Shadow(rand2.Uint32())
 	}
 	g.score(ctx, x, chosen, v)
@@ -121,36 +127,47 @@ func (g *Gateway) admit(ctx context.Context, x *Exchange, d *deployment, deadlin
 	}
 	x.slot = slot{of: d, size: size}
 	defer x.slot.free()
-	path := pathScore
-	if x.described {
-		path = pathSwagger
-	}
 	x.call = inference.Call{
-		ID: x.record.RequestID, ClientID: x.record.ClientRequestID, Method: x.Method, Path: path, Query: x.Query,
+		ID: x.record.RequestID, ClientID: x.record.ClientRequestID, Method: x.Method, Path: x.at, Query: x.Query,
 		Header: x.Header, Body: x.body, Deadline: deadline,
 	}
 	g.forward(ctx, x)
 }
 
-// target reads the endpoint's name and the path behind it out of the URL.
-func (g *Gateway) target(x *Exchange) (name, path string, ok bool) {
-	if rest, found := strings.CutPrefix(x.Path, pathEndpoints); found {
+// target reads the endpoint's name out of the URL, and leaves in x.path what stands behind it.
+func (g *Gateway) target(x *Exchange, path string) (name string, ok bool) {
+	if rest, found := strings.CutPrefix(path, pathEndpoints); found {
 		slash := strings.IndexByte(rest, '/')
 		if slash < 0 {
-			return rest, "", rest != ""
+			return rest, rest != ""
 		}
-		return rest[:slash], rest[slash:], slash > 0
+		x.path = rest[slash:]
+		return rest[:slash], slash > 0
 	}
-	host := x.Host
+	x.path = path
+	return g.named(x.Host)
+}
+
+// named reads the endpoint's name out of the name of a host.
+func (g *Gateway) named(host string) (name string, ok bool) {
 	if colon := strings.LastIndexByte(host, ':'); colon >= 0 {
 		host = host[:colon]
 	}
 	host = strings.TrimSuffix(host, ".")
-	name, ok = below(host, g.cfg.Domain)
-	if !ok {
+	if name, ok = below(host, g.cfg.Domain); !ok {
 		name, ok = below(host, g.cfg.InterceptDomain)
 	}
-	return name, x.Path, ok
+	return name, ok
+}
+
+// asksEndpoint says whether a request for the root is one for an endpoint of its own host name. GET and HEAD ask for the
+// server's health under every name, as they do in Azure.
+func (g *Gateway) asksEndpoint(x *Exchange) bool {
+	if x.Method == http.MethodGet || x.Method == http.MethodHead {
+		return false
+	}
+	_, ok := g.named(x.Host)
+	return ok
 }
 
 // below gives what stands in a host's name before a domain; false when it is not one of the domain's.

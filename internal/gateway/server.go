@@ -117,7 +117,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	e := s.pool.Get().(*session)
 	e.w, e.body = w, r.Body
 	x := &e.x
-	x.Method, x.Host, x.Path, x.Query, x.Protocol = r.Method, r.Host, r.URL.Path, r.URL.RawQuery, r.Proto
+	x.Method, x.Host, x.Path, x.Query, x.Protocol = r.Method, r.Host, r.URL.EscapedPath(), r.URL.RawQuery, r.Proto
 	x.Length, x.Arrival, x.Transport = r.ContentLength, time.Now(), e
 	for name, values := range r.Header {
 		for _, v := range values {

@@ -24,14 +24,14 @@ func (l *Loop) dirtyRoutes() {
 
 // publish builds the next table whenever something that it shows has changed.
 func (l *Loop) publish(ctx context.Context) {
-	models := map[string]string{} // model digest by set
+	known := map[string]generation{} // by set
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-l.routes:
 		}
-		if table, err := l.table(ctx, models); err == nil {
+		if table, err := l.table(ctx, known); err == nil {
 			l.Tables.SetTable(table)
 		} else if ctx.Err() == nil {
 			l.Logger.Error("cannot build the routing table, the old one stays in force", "error", err)
@@ -45,8 +45,14 @@ func (l *Loop) publish(ctx context.Context) {
 	}
 }
 
-// table reads everything that the gateway must know. models remembers, across calls, what never changes.
-func (l *Loop) table(ctx context.Context, models map[string]string) (*route.Table, error) {
+// generation is what the table says of the instances that run one generation of a deployment.
+type generation struct {
+	modelDigest string
+	paths       []route.Path
+}
+
+// table reads everything that the gateway must know. known remembers, across calls, what never changes.
+func (l *Loop) table(ctx context.Context, known map[string]generation) (*route.Table, error) {
 	var out []route.Endpoint
 	var revision int64
 	sets := l.view.all()
@@ -85,10 +91,15 @@ func (l *Loop) table(ctx context.Context, models map[string]string) (*route.Tabl
 				if !d.Deleting.IsZero() {
 					continue
 				}
-				re.Deployments = append(re.Deployments, route.Deployment{
+				rd := route.Deployment{
 					Name: d.ID.Name, UID: d.UID, Request: d.Spec.Request, MaxInstances: d.Spec.InstanceCount,
-					Instances: l.ready(r, d, sets[d.UID], models, seen),
-				})
+					Instances: l.ready(r, d, sets[d.UID], known, seen), Paths: paths(&d.Spec),
+				}
+				// What serves decides what may be asked for: until an update has come to its end that is the set before it.
+				if c := d.Status.Current; c != nil && seen[c.ID] {
+					rd.Paths = known[c.ID].paths
+				}
+				re.Deployments = append(re.Deployments, rd)
 			}
 			out = append(out, re)
 		}
@@ -97,9 +108,9 @@ func (l *Loop) table(ctx context.Context, models map[string]string) (*route.Tabl
 	if err != nil {
 		return nil, err
 	}
-	for id := range models {
+	for id := range known {
 		if !seen[id] {
-			delete(models, id)
+			delete(known, id)
 		}
 	}
 	return route.Build(revision, out), nil
@@ -133,32 +144,51 @@ func keys(r store.Reader, uid string) ([][32]byte, error) {
 	return out, nil
 }
 
-func (l *Loop) ready(r store.Reader, d *store.Deployment, sets []compute.Set, models map[string]string, seen map[string]bool) []route.Instance {
+// paths are those below the endpoint's URL that a deployment answers.
+func paths(spec *online.DeploymentSpec) []route.Path {
+	if spec.Runtime == online.RuntimeMLflow {
+		return mlflowPaths
+	}
+	return route.ScriptPaths
+}
+
+// mlflowPaths adds what MLflow's own server answers.
+var mlflowPaths = append([]route.Path{
+	{Path: "/invocations", Methods: route.Write}, {Path: "/ping", Methods: route.Read},
+	{Path: "/health", Methods: route.Read}, {Path: "/version", Methods: route.Read},
+}, route.ScriptPaths...)
+
+func (l *Loop) ready(r store.Reader, d *store.Deployment, sets []compute.Set, known map[string]generation, seen map[string]bool) []route.Instance {
 	var out []route.Instance
 	for _, s := range sets {
 		seen[s.ID] = true
-		if _, known := models[s.ID]; !known {
-			models[s.ID] = modelDigest(r, d, s.Generation)
+		g, ok := known[s.ID]
+		if !ok {
+			g = describe(r, d, s.Generation)
+			known[s.ID] = g
 		}
 		for _, i := range s.Instances {
 			if i.State == online.InstanceReady {
-				out = append(out, route.Instance{ID: i.ID, Address: i.Address, Generation: s.Generation, ModelDigest: models[s.ID]})
+				out = append(out, route.Instance{ID: i.ID, Address: i.Address, Generation: s.Generation, ModelDigest: g.modelDigest})
 			}
 		}
 	}
 	return out
 }
 
-// modelDigest finds which bytes a generation serves, for the records of its requests. Without an answer the
-// records lack it; that must not stop routing.
-func modelDigest(r store.Reader, d *store.Deployment, generation int64) string {
+// describe finds which bytes a generation serves, for the records of its requests, and what it answers. When that cannot
+// be read the records lack the digest and the newest spec stands in; that must not stop routing.
+func describe(r store.Reader, d *store.Deployment, number int64) generation {
 	made := *d
-	if generation != d.Generation && readRevision(r, &made, generation) != nil || made.Spec.Model == nil {
-		return ""
+	if number != d.Generation && readRevision(r, &made, number) != nil {
+		return generation{paths: paths(&d.Spec)}
 	}
-	a, err := store.Get[online.AssetSpec, struct{}](r, made.Spec.Model.ID())
-	if err != nil {
-		return ""
+	out := generation{paths: paths(&made.Spec)}
+	if made.Spec.Model == nil {
+		return out
 	}
-	return a.Spec.Digest
+	if a, err := store.Get[online.AssetSpec, struct{}](r, made.Spec.Model.ID()); err == nil {
+		out.modelDigest = a.Spec.Digest
+	}
+	return out
 }

@@ -39,6 +39,10 @@ type Deployment struct {
 	// automatic scaling.
 	MaxInstances int
 	Instances    []Instance // ready ones only
+	// Paths are what callers may ask for; nil: ScriptPaths. ScoringPath, when set, is what PathScore stands for where
+	// Paths does not admit PathScore itself.
+	Paths       []Path
+	ScoringPath string
 }
 
 // Instance is one instance that may be called. During an update a deployment has instances of two generations.

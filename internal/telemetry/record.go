@@ -16,7 +16,7 @@ type Record struct {
 	ModelDigest     string
 	Instance        string
 	Method          string
-	Path            string // without the query
+	Path            string // escaped as received, without the query
 	Protocol        string
 	UserAgent       string
 	Status          int    // what the caller was told; StatusClientClosed when it did not wait
@@ -53,6 +53,7 @@ const (
 	ReasonNoDeployment     = "no_valid_deployment"
 	ReasonBadDeployment    = "deployment_not_found" // named in azureml-model-deployment
 	ReasonMethod           = "method_not_allowed"
+	ReasonWebsocket        = "websocket_not_implemented"
 	ReasonTooLarge         = "request_too_large"
 	ReasonBadRequest       = "bad_request"
 	ReasonNotServing       = "not_serving" // no routing table yet
@@ -68,6 +69,7 @@ const (
 	DropBytes    = "too_many_bytes"  // the memory for copies is used up
 	DropNotReady = "not_ready"       // the deployment has no ready instance
 	DropStopping = "stopping"        // the server is going away
+	DropPath     = "path_not_served" // the deployment does not serve the path with the method
 )
 
 // Recorder takes what happens. It must not block, and keeps nothing that r points to after it returns.

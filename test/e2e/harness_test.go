@@ -324,8 +324,14 @@ func (s *server) key(endpoint string) string {
 // scoringRequest makes a request to an endpoint's scoring URL.
 func (s *server) scoringRequest(ctx context.Context, endpoint, key, body string, header ...string) *http.Request {
 	s.t.Helper()
-	url := strings.TrimSuffix(s.ready.ScoringURL, "/") + "/endpoints/" + endpoint + "/score"
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(body))
+	return s.request(ctx, http.MethodPost, endpoint, "/score", key, body, header...)
+}
+
+// request makes a request for a path below an endpoint's URL, with its query.
+func (s *server) request(ctx context.Context, method, endpoint, path, key, body string, header ...string) *http.Request {
+	s.t.Helper()
+	url := strings.TrimSuffix(s.ready.ScoringURL, "/") + "/endpoints/" + endpoint + path
+	req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -335,6 +341,12 @@ func (s *server) scoringRequest(ctx context.Context, endpoint, key, body string,
 		req.Header.Set(header[i], header[i+1])
 	}
 	return req
+}
+
+// ask sends one request for a path below an endpoint's URL.
+func (s *server) ask(method, endpoint, path, key, body string, header ...string) answer {
+	s.t.Helper()
+	return s.do(s.request(context.Background(), method, endpoint, path, key, body, header...))
 }
 
 // score sends one scoring request.
