@@ -1,5 +1,5 @@
-// The gateway benchmark measures what a caller gets from a scoring script behind Portico and behind Flask +
-// gunicorn: the same script, the same machine, taking turns in one run. See bench/README.md.
+// Gateway measures what a caller of a scoring script gets through Portico, and what it gets from Flask + gunicorn with the
+// same script: side by side, in turns, on one machine.
 package main
 
 import (
@@ -7,23 +7,27 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"net/http"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"syscall"
 	"time"
 
-	"portico/bench/load"
+	"portico/bench/side"
 )
 
 type options struct {
 	portico, python, source string
-	connections, rounds     int
-	workers                 int
-	duration, warm          time.Duration
-	rate                    float64
-	only                    string
+
+	workers     int
+	connections int
+	rounds      int
+	duration    time.Duration
+	warm        time.Duration
+	rate        float64
 }
 
 func main() {
@@ -35,20 +39,16 @@ func main() {
 
 func run() (err error) {
 	var o options
-	flag.StringVar(&o.portico, "portico", "bin/portico", "the binary under test")
-	flag.StringVar(&o.python, "python", "python3", "Python that has Flask and gunicorn")
-	flag.StringVar(&o.source, "source", "bench/gateway", "folder of the script and the Flask application")
-	flag.IntVar(&o.connections, "connections", 16, "concurrent connections")
-	flag.IntVar(&o.rounds, "rounds", 3, "rounds; the median of each side counts")
-	flag.IntVar(&o.workers, "workers", 1, "Python worker processes on each side (WORKER_COUNT; 1 is the default of both)")
+	flag.StringVar(&o.portico, "portico", "bin/portico", "the Portico binary")
+	flag.StringVar(&o.python, "python", "python3", "Python with Flask and gunicorn")
+	flag.StringVar(&o.source, "source", "bench/gateway", "folder of flask_app.py and score/")
+	flag.IntVar(&o.workers, "workers", 1, "Python worker processes on each side")
+	flag.IntVar(&o.connections, "connections", 16, "keep-alive connections of the load generator")
+	flag.IntVar(&o.rounds, "rounds", 3, "rounds; the median counts")
 	flag.DurationVar(&o.duration, "duration", 10*time.Second, "length of one measurement")
 	flag.DurationVar(&o.warm, "warm", 2*time.Second, "length of the warm-up before each measurement")
 	flag.Float64Var(&o.rate, "rate", 500, "requests per second of the fixed-rate measurement; 0 leaves it out")
-	flag.StringVar(&o.only, "only", "", "peer: leave Portico out, to try the other side alone")
 	flag.Parse()
-	if o.only != "" && o.only != "peer" {
-		return fmt.Errorf("-only %q is not peer", o.only)
-	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	dir, err := os.MkdirTemp("", "portico-bench-")
@@ -56,90 +56,42 @@ func run() (err error) {
 		return fmt.Errorf("make a folder: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	if o.source, err = filepath.Abs(o.source); err != nil {
-		return fmt.Errorf("find the source: %w", err)
+	for _, path := range []*string{&o.source, &o.portico, &o.python} {
+		if *path, err = filepath.Abs(*path); err != nil {
+			return fmt.Errorf("find %s: %w", *path, err)
+		}
 	}
-	if o.portico, err = filepath.Abs(o.portico); err != nil {
-		return fmt.Errorf("find portico: %w", err)
-	}
-	if o.python, err = filepath.Abs(o.python); err != nil {
-		return fmt.Errorf("find Python: %w", err)
-	}
-
-	var sides []side
+	var sides []side.Side
 	defer func() {
 		for _, s := range sides {
-			err = errors.Join(err, s.stop())
+			err = errors.Join(err, s.Stop())
 		}
 	}()
-	start := func(s side, e error) error {
-		if e == nil {
-			sides = append(sides, s)
-		}
-		return e
-	}
-	if o.only == "" {
-		if err := start(startPortico(ctx, o, dir)); err != nil {
-			return err
-		}
-	}
-	for _, class := range []string{"sync", "gthread"} {
-		if err := start(startGunicorn(ctx, o, dir, class)); err != nil {
-			return err
-		}
-	}
-	return measure(ctx, o, sides)
-}
-
-// measure takes turns: every round goes through all sides, and Portico comes twice, so that the difference between
-// its two rows shows what this machine's noise alone can do.
-func measure(ctx context.Context, o options, sides []side) error {
-	var rows []*row
-	for _, s := range sides {
-		rows = append(rows, &row{side: s})
-	}
-	again := &row{side: sides[0], name: sides[0].name + " (again)"}
-	rows = append(rows, again)
-	for round := range o.rounds {
-		fmt.Fprintf(os.Stderr, "round %d of %d\n", round+1, o.rounds)
-		for _, r := range rows {
-			if err := r.once(ctx, o); err != nil {
-				return err
-			}
-		}
-	}
-	report(os.Stdout, o, rows)
-	return nil
-}
-
-func (r *row) once(ctx context.Context, o options) error {
-	cfg := load.Config{
-		URL: r.side.url, Header: r.side.header, Body: []byte(body), Want: r.side.want,
-		Connections: o.connections, Duration: o.warm,
-	}
-	for _, part := range []struct {
-		duration time.Duration
-		rate     float64
-		keep     *[]*load.Result
-	}{{o.warm, 0, nil}, {o.duration, 0, &r.closed}, {o.duration, o.rate, &r.fixed}} {
-		if part.keep == &r.fixed && o.rate == 0 {
-			continue
-		}
-		cfg.Duration, cfg.Rate = part.duration, part.rate
-		result, err := load.Run(ctx, cfg)
+	for _, start := range []func() (side.Side, error){
+		func() (side.Side, error) { return startPortico(ctx, o, dir) },
+		func() (side.Side, error) { return startGunicorn(ctx, o, dir, "sync") },
+		func() (side.Side, error) { return startGunicorn(ctx, o, dir, "gthread") },
+	} {
+		s, err := start()
 		if err != nil {
 			return err
 		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if result.Requests == 0 {
-			return fmt.Errorf("%s answers nothing: %w", r.side.name, result.Failure)
-		}
-		if part.keep != nil {
-			*part.keep = append(*part.keep, result)
-		}
+		sides = append(sides, s)
 	}
+	plan := side.Plan{Rounds: o.rounds, Warm: o.warm, Modes: []side.Mode{
+		{Title: "Closed loop, as fast as it goes", Connections: o.connections, Duration: o.duration},
+	}}
+	if o.rate > 0 {
+		plan.Modes = append(plan.Modes, side.Mode{
+			Title: fmt.Sprintf("%.0f requests per second", o.rate), Connections: o.connections, Duration: o.duration, Rate: o.rate,
+		})
+	}
+	rows, err := plan.Run(ctx, sides)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%d CPUs, %d workers on each side, %d bytes of JSON\n\n", runtime.NumCPU(), o.workers, len(body))
+	plan.Report(os.Stdout, rows)
 	return nil
 }
 
@@ -147,4 +99,47 @@ func (r *row) once(ctx context.Context, o options) error {
 const body = `{"data": [[5.1, 3.5, 1.4, 0.2, 5.1, 3.5, 1.4, 0.2, 5.1, 3.5], [4.9, 3.0, 1.4, 0.2, 4.9, 3.0, 1.4, 0.2, 4.9, 3.0],` +
 	` [6.2, 3.4, 5.4, 2.3, 6.2, 3.4, 5.4, 2.3, 6.2, 3.4]], "columns": ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"]}`
 
-func jsonHeader() http.Header { return http.Header{"Content-Type": {"application/json"}} }
+// startPortico deploys the script behind a gateway.
+func startPortico(ctx context.Context, o options, dir string) (side.Side, error) {
+	s, p, err := side.Deployment{
+		Portico: o.portico, Code: filepath.Join(o.source, "score"), Script: "score.py", Conda: "      - python",
+		Workers: o.workers, Connections: max(o.connections, 1),
+	}.Serve(ctx, dir)
+	if err != nil {
+		return side.Side{}, err
+	}
+	s.Name = "Portico"
+	return ready(ctx, s, p)
+}
+
+// startGunicorn runs the Flask application with one class of gunicorn worker. "sync" is what Azure's own inference
+// server uses; it closes each connection. "gthread" keeps connections and is usually the fastest that needs no
+// further package.
+func startGunicorn(ctx context.Context, o options, dir, class string) (side.Side, error) {
+	addr, err := side.FreeAddress()
+	if err != nil {
+		return side.Side{}, err
+	}
+	args := []string{"-m", "gunicorn", "--bind", addr, "--workers", strconv.Itoa(o.workers), "--worker-class", class,
+		"--pythonpath", o.source + "," + filepath.Join(o.source, "score"), "--log-level", "warning"}
+	if class == "gthread" {
+		args = append(args, "--threads", strconv.Itoa(max(o.connections/o.workers, 1)), "--keep-alive", "75")
+	}
+	cmd := exec.Command(o.python, append(args, "flask_app:app")...) //nolint:noctx // Stop ends it, in order
+	cmd.Dir = dir
+	p, err := side.Launch(dir, "gunicorn-"+class, cmd)
+	if err != nil {
+		return side.Side{}, err
+	}
+	s := side.Of(p)
+	s.Name, s.URL = "Flask + gunicorn "+class, "http://"+addr+"/score"
+	return ready(ctx, s, p)
+}
+
+func ready(ctx context.Context, s side.Side, p *side.Process) (side.Side, error) {
+	s.Body = []byte(body)
+	if err := s.Ready(ctx, p, side.Equals(body)); err != nil {
+		return side.Side{}, errors.Join(err, p.Stop())
+	}
+	return s, nil
+}

@@ -1,17 +1,14 @@
 package load
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/url"
 	"slices"
-	"sync"
 	"time"
 )
 
@@ -62,18 +59,12 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	parts := make([]Result, cfg.Connections)
-	start := time.Now()
-	var wg sync.WaitGroup
-	for i := range parts {
-		wg.Go(func() {
-			c := client{addr: u.Host, request: request, want: cfg.Want, result: &parts[i]}
-			defer c.hangUp()
-			c.run(ctx, pace{start: start, end: start.Add(cfg.Duration), step: step(cfg), at: i, of: cfg.Connections})
-		})
+	addr, err := net.ResolveTCPAddr("tcp", u.Host)
+	if err != nil {
+		return nil, fmt.Errorf("resolve %s: %w", u.Host, err)
 	}
-	wg.Wait()
-	return merge(parts, time.Since(start)), nil
+	e := engine{addr: addr, request: request, want: cfg.Want}
+	return e.run(ctx, cfg)
 }
 
 // render makes the bytes of the request, with the help of the standard library, once.
@@ -96,171 +87,40 @@ func render(u *url.URL, cfg Config) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-func step(cfg Config) time.Duration {
-	if cfg.Rate <= 0 {
-		return 0
-	}
-	return time.Duration(float64(time.Second) / cfg.Rate)
-}
-
-func merge(parts []Result, elapsed time.Duration) *Result {
-	out := &Result{Elapsed: elapsed}
-	for i := range parts {
-		p := &parts[i]
-		out.Requests += p.Requests
-		out.Failures += p.Failures
-		if out.Failure == nil {
-			out.Failure = p.Failure
-		}
-		out.Latencies = append(out.Latencies, p.Latencies...)
-	}
-	slices.Sort(out.Latencies)
-	return out
-}
-
 // pace says when a connection's requests are due: every of-th of a common sequence.
 type pace struct {
 	start, end time.Time
 	step       time.Duration // 0: closed loop
-	at, of     int
+	of         int
 }
 
-// next waits until the n-th request is due and gives the moment from which its latency counts; false when the run
-// is over.
-func (p pace) next(ctx context.Context, n int) (time.Time, bool) {
-	if p.step == 0 {
-		now := time.Now()
-		return now, now.Before(p.end) && ctx.Err() == nil
+func newPace(cfg Config, start time.Time) pace {
+	p := pace{start: start, end: start.Add(cfg.Duration), of: cfg.Connections}
+	if cfg.Rate > 0 {
+		p.step = time.Duration(float64(time.Second) / cfg.Rate)
 	}
-	due := p.start.Add(time.Duration(n*p.of+p.at) * p.step)
-	if !due.Before(p.end) {
-		return due, false
-	}
-	if wait := time.Until(due); wait > 0 {
-		timer := time.NewTimer(wait)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			return due, false
-		}
-	}
-	return due, time.Now().Before(p.end) && ctx.Err() == nil
+	return p
 }
 
-// client is one connection, opened anew when the server has closed it.
-type client struct {
-	addr    string
-	request []byte
-	want    []byte
-	result  *Result
-	conn    net.Conn
-	r       *bufio.Reader
-	body    []byte
+// due is the moment at which the n-th request of connection at is to be sent and from which its latency counts; in a
+// closed loop that is now. False when the run is over for the connection.
+func (p pace) due(now time.Time, at, n int) (time.Time, bool) {
+	due := now
+	if p.step > 0 {
+		due = p.start.Add(time.Duration(n*p.of+at) * p.step)
+	}
+	return due, due.Before(p.end) && now.Before(p.end)
 }
 
-func (c *client) run(ctx context.Context, p pace) {
-	for n := 0; ; n++ {
-		from, ok := p.next(ctx, n)
-		if !ok {
-			return
-		}
-		if err := c.once(ctx); err != nil {
-			if ctx.Err() != nil {
-				return // the run was called off
-			}
-			c.result.Failures++
-			if c.result.Failure == nil {
-				c.result.Failure = err
-			}
-			c.hangUp()
-			continue
-		}
-		c.result.Requests++
-		c.result.Latencies = append(c.result.Latencies, time.Since(from))
-	}
+func (r *Result) finish(start time.Time) *Result {
+	r.Elapsed = time.Since(start)
+	slices.Sort(r.Latencies)
+	return r
 }
 
-func (c *client) hangUp() {
-	if c.conn != nil {
-		c.conn.Close()
-		c.conn = nil
+func (r *Result) fail(err error) {
+	r.Failures++
+	if r.Failure == nil {
+		r.Failure = err
 	}
-}
-
-func (c *client) once(ctx context.Context) error {
-	if c.conn == nil {
-		conn, err := (&net.Dialer{Timeout: ioTimeout}).DialContext(ctx, "tcp", c.addr)
-		if err != nil {
-			return fmt.Errorf("connect: %w", err)
-		}
-		c.conn, c.r = conn, bufio.NewReader(conn)
-	}
-	if err := c.conn.SetDeadline(time.Now().Add(ioTimeout)); err != nil {
-		return fmt.Errorf("set deadline: %w", err)
-	}
-	if _, err := c.conn.Write(c.request); err != nil {
-		return fmt.Errorf("send: %w", err)
-	}
-	status, last, err := c.read()
-	if err != nil {
-		return fmt.Errorf("receive: %w", err)
-	}
-	if last {
-		c.hangUp()
-	}
-	if status != http.StatusOK {
-		return fmt.Errorf("status %d: %.200q", status, c.body)
-	}
-	if c.want != nil && !bytes.Equal(c.body, c.want) {
-		return fmt.Errorf("answer %.200q", c.body)
-	}
-	return nil
-}
-
-// read reads one answer into c.body. It understands what the servers under test send: a Content-Length, or the
-// end of the connection.
-func (c *client) read() (status int, last bool, err error) {
-	line, err := c.r.ReadSlice('\n')
-	if err != nil {
-		return 0, false, err
-	}
-	if len(line) < 12 || !bytes.HasPrefix(line, []byte("HTTP/1.")) {
-		return 0, false, fmt.Errorf("status line %.100q", line)
-	}
-	status = int(line[9]-'0')*100 + int(line[10]-'0')*10 + int(line[11]-'0')
-	length := -1
-	for {
-		line, err = c.r.ReadSlice('\n')
-		if err != nil {
-			return 0, false, err
-		}
-		line = bytes.TrimRight(line, "\r\n")
-		if len(line) == 0 {
-			break
-		}
-		name, value, _ := bytes.Cut(line, []byte{':'})
-		value = bytes.TrimSpace(value)
-		switch {
-		case bytes.EqualFold(name, []byte("content-length")):
-			length = 0
-			for _, d := range value {
-				length = length*10 + int(d-'0')
-			}
-		case bytes.EqualFold(name, []byte("connection")):
-			last = bytes.EqualFold(value, []byte("close"))
-		case bytes.EqualFold(name, []byte("transfer-encoding")):
-			return 0, false, errors.New("the answer is chunked, which is not measured here")
-		}
-	}
-	if length < 0 {
-		c.body, err = io.ReadAll(c.r)
-		return status, true, err
-	}
-	if cap(c.body) < length {
-		c.body = make([]byte, length)
-	}
-	c.body = c.body[:length]
-	_, err = io.ReadFull(c.r, c.body)
-	return status, last, err
 }
