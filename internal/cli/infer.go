@@ -28,10 +28,11 @@ const healthVariable = "SEPERATE_HEALTH_ENDPOINT" //nolint:misspell // see above
 // inferName is the reference inference server's name. Called by it, the program is `portico infer`.
 const inferName = "azmlinfsrv"
 
-// inferVariables are the environment variables of the reference inference server that stand for flags.
+// inferVariables are the environment variables that stand for flags, those of the reference inference server first.
 var inferVariables = map[string]string{
 	"entry-script": "AZUREML_ENTRY_SCRIPT", "app-root": "AML_APP_ROOT", "model-dir": "AZUREML_MODEL_DIR",
 	"worker-count": "WORKER_COUNT", "config-file": "AZUREML_CONFIG_FILE",
+	"batching-max-size": "PORTICO_BATCHING_MAX_SIZE", "batching-max-wait-ms": "PORTICO_BATCHING_MAX_WAIT_MS",
 }
 
 // Arguments gives the command line of an invocation, whose first element is the program's name. Under the reference
@@ -51,6 +52,7 @@ type inferFlags struct {
 	variables                 []string
 	origins, insights, python string
 	rest                      bool
+	batchWaitMS               int
 }
 
 func (a *App) inferCommand() *cobra.Command {
@@ -92,6 +94,10 @@ func bindInfer(f *pflag.FlagSet, cfg *server.InferConfig, flags *inferFlags) {
 	f.StringVar(&cfg.ReadyFile, "ready-file", "", "file that gets the address once requests are served")
 	f.IntVar(&cfg.MaxConcurrent, "max-concurrent", server.DefaultInferConcurrent,
 		"requests that are admitted, executing or waiting")
+	f.IntVar(&cfg.Batching.MaxSize, "batching-max-size", 0,
+		"requests that wait are scored together, up to so many; 0 or 1: each alone")
+	f.IntVar(&flags.batchWaitMS, "batching-max-wait-ms", int(online.DefaultBatchWait.Milliseconds()),
+		"milliseconds for which a batch is held back for callers that are expected")
 	f.DurationVar(&cfg.RequestTimeout, "request-timeout", server.DefaultInferTimeout,
 		"longest time of a request ($WORKER_TIMEOUT, in seconds)")
 	f.Int64Var(&cfg.MaxRequestBytes, "max-request-bytes", server.DefaultInferBytes, "largest body of a request")
@@ -144,6 +150,9 @@ func (a *App) settleInfer(f *pflag.FlagSet, cfg *server.InferConfig, flags *infe
 	if strings.EqualFold(a.Getenv("WORKER_PRELOAD"), "true") {
 		logger.Warn("WORKER_PRELOAD is not acted on: each worker runs init for itself")
 	}
+	if err := settleBatching(cfg, flags.batchWaitMS); err != nil {
+		return err
+	}
 	cfg.Python = flags.python
 	for _, n := range []struct {
 		flag  string
@@ -153,6 +162,22 @@ func (a *App) settleInfer(f *pflag.FlagSet, cfg *server.InferConfig, flags *infe
 		if n.value < 1 {
 			return usagef("--%s must be at least 1, not %s", n.flag, strconv.FormatInt(n.value, 10))
 		}
+	}
+	return nil
+}
+
+// settleBatching checks what was said of batches.
+func settleBatching(cfg *server.InferConfig, waitMS int) error {
+	b := &cfg.Batching
+	b.MaxWait = time.Duration(waitMS) * time.Millisecond
+	switch {
+	case b.MaxSize < 0 || b.MaxSize > online.MaxBatchSize:
+		return usagef("--batching-max-size must be from 0 to %d, not %d", online.MaxBatchSize, b.MaxSize)
+	case b.MaxSize > cfg.MaxConcurrent:
+		return usagef("--batching-max-size %d is more than --max-concurrent %d: no batch could be full",
+			b.MaxSize, cfg.MaxConcurrent)
+	case waitMS < 0 || b.MaxWait > online.MaxBatchWait:
+		return usagef("--batching-max-wait-ms must be from 0 to %d, not %d", online.MaxBatchWait.Milliseconds(), waitMS)
 	}
 	return nil
 }

@@ -46,6 +46,20 @@ func TestInferArguments(t *testing.T) {
 	if err != nil || cfg.ConfigFile != "c.json" || cfg.HealthPort != 9 || cfg.RequestTimeout != 3*time.Second || cfg.ModelDir != "m" {
 		t.Errorf("%+v %v", cfg, err)
 	}
+	env["PORTICO_BATCHING_MAX_SIZE"] = "8"
+	cfg, err = settle("--entry-script", "s.py", "--batching_max_wait_ms", "20")
+	if err != nil || cfg.Batching.MaxSize != 8 || cfg.Batching.MaxWait != 20*time.Millisecond {
+		t.Errorf("%+v %v", cfg.Batching, err)
+	}
+	for _, args := range [][]string{
+		{"--batching-max-size", "257"}, {"--batching-max-size", "-1"}, {"--batching-max-wait-ms", "1001"},
+		{"--max-concurrent", "7"}, {"--batching-max-wait-ms", "-1"},
+	} {
+		if _, err := settle(append(args, "--entry-script", "s.py")...); err == nil || ExitCode(err) != ExitUsage {
+			t.Errorf("%v: %v", args, err)
+		}
+	}
+	delete(env, "PORTICO_BATCHING_MAX_SIZE")
 	env["WORKER_TIMEOUT"] = "soon"
 	if _, err := settle("--entry_script", "s.py"); err == nil || ExitCode(err) != ExitUsage {
 		t.Errorf("WORKER_TIMEOUT=soon: %v", err)

@@ -21,6 +21,8 @@ type Call struct {
 	Header   []Field // end to end; no credentials, no hop-by-hop fields
 	Body     []byte
 	Deadline time.Time
+
+	joined string // the sizes of the calls in Body, when this one carries a batch
 }
 
 // Answer is what an instance said. Body must be closed; reading it to the end (or closing it) gives the slot

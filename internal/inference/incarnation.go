@@ -62,12 +62,23 @@ func (inc *incarnation) take(prefetch bool) *lane {
 		if ln.used {
 			continue
 		}
-		ln.used, ln.prefetched, ln.number = true, prefetch, inc.next
+		ln.used, ln.prefetched, ln.number, ln.joined = true, prefetch, inc.next, 1
 		inc.next++
 		inc.busy++
 		return ln
 	}
 	panic("inference: a worker with a free lane has none") // busy counts the lanes in use
+}
+
+// executing counts the calls that the process was handed.
+func (inc *incarnation) executing() int {
+	n := 0
+	for i := range inc.lanes {
+		if ln := &inc.lanes[i]; ln.used {
+			n += ln.joined
+		}
+	}
+	return n
 }
 
 // observe brings the mean run time up to date from the page.

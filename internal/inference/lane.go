@@ -20,6 +20,7 @@ type lane struct {
 	used       bool  // guarded by the pool's mu
 	prefetched bool
 	number     uint64
+	joined     int                          // calls that the request carries
 	method     string                       // of the request
 	live       atomic.Pointer[net.UnixConn] // link's connection, for sever
 }

@@ -59,6 +59,9 @@ func (l *link) begin(call *Call, host string, number uint64, left time.Duration)
 		b = strconv.AppendUint(b, number, 10)
 		b = append(b, "\r\n"...)
 	}
+	if call.joined != "" {
+		b = appendField(b, Field{batchField, call.joined})
+	}
 	b = append(b, "x-portico-deadline-ms: "...)
 	b = strconv.AppendInt(b, max(1, left.Milliseconds()), 10)
 	b = append(b, "\r\n"...)

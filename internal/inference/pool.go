@@ -17,6 +17,8 @@ type PoolConfig struct {
 	Workers       int    // processes (WORKER_COUNT); at least 1
 	MaxConcurrent int    // calls that Do holds at once, executing or waiting; more are refused with ErrBusy. At least 1
 
+	Batching Batching // calls that wait are executed together; the workers must have VariableBatching then
+
 	HangTimeout time.Duration // a canceled request may go on this long before its worker is killed
 	StopGrace   time.Duration // from SIGTERM to SIGKILL when a worker is stopped
 	RestartWait time.Duration // how long calls wait while no worker lives, before they get ErrClosed
@@ -78,6 +80,7 @@ type Pool struct {
 	mu        sync.Mutex
 	workers   []*worker
 	waiters   queue
+	forming   *forming // nil: no batches
 	admitted  int
 	draining  bool
 	ending    ending
@@ -107,12 +110,19 @@ func NewPool(cfg PoolConfig, launcher Launcher, logger *slog.Logger) (*Pool, err
 		return nil, fmt.Errorf("make pool %s: %d workers, %d concurrent calls: both must be at least 1",
 			cfg.Instance, cfg.Workers, cfg.MaxConcurrent)
 	}
+	if n := cfg.Batching.MaxSize; n > batchSizeMax || n > cfg.MaxConcurrent {
+		return nil, fmt.Errorf("make pool %s: batches of %d calls: at most %d, and no more than %d concurrent calls",
+			cfg.Instance, n, batchSizeMax, cfg.MaxConcurrent)
+	}
 	cfg.fill()
 	ctx, stop := context.WithCancel(context.Background())
 	now := time.Now()
 	p := &Pool{
 		cfg: cfg, launcher: launcher, log: logger.With("instance", cfg.Instance), stop: stop, since: now, downSince: now,
 		killing: make(chan struct{}, 1), watchers: make(map[*watcher]struct{}),
+	}
+	if cfg.Batching.MaxSize > 1 {
+		p.forming = &forming{Batching: cfg.Batching}
 	}
 	for i := range cfg.Workers {
 		spec := WorkerSpec{
@@ -161,6 +171,9 @@ func (p *Pool) Do(ctx context.Context, call *Call) (*Answer, error) {
 	if err := p.admit(); err != nil {
 		return nil, err
 	}
+	if p.forming != nil && joinable(call) {
+		return p.doJoined(ctx, call)
+	}
 	for attempt := range attemptsMax {
 		ln, err := p.acquire(ctx, call, attempt > 0)
 		if err != nil {
@@ -186,7 +199,7 @@ func (p *Pool) admit() error {
 	switch {
 	case p.draining || p.ending != goingOn:
 		return ErrClosed
-	case p.admitted >= p.cfg.MaxConcurrent:
+	case p.admitted-p.batches() >= p.cfg.MaxConcurrent:
 		return ErrBusy
 	case !p.downSince.IsZero() && p.downTimer == nil:
 		return ErrClosed // no worker for longer than RestartWait
@@ -213,7 +226,7 @@ func (p *Pool) leaveLocked() {
 // acquire waits for a lane of a worker, first come first served. A call that comes back from a worker that did
 // not start it is the first in the queue, and is not prefetched again.
 func (p *Pool) acquire(ctx context.Context, call *Call, again bool) (*lane, error) {
-	small := !again && len(call.Body) <= prefetchBody
+	small := !again && len(call.Body) <= prefetchBody && p.forming == nil // what waits is joined instead
 	p.mu.Lock()
 	if p.ending != goingOn {
 		p.mu.Unlock()
@@ -286,12 +299,14 @@ func (p *Pool) pick(small bool) *lane {
 
 // dispatch hands lanes to those who wait. The caller holds mu.
 func (p *Pool) dispatch() {
-	for !p.waiters.empty() {
+	for !p.waiters.empty() && !p.holdBack() {
 		ln := p.pick(p.waiters.first().small)
 		if ln == nil {
 			return
 		}
-		p.waiters.pop().give(ln)
+		if wt := p.waiters.pop(); !p.join(wt, ln) {
+			wt.give(ln)
+		}
 	}
 }
 
@@ -305,6 +320,9 @@ func (p *Pool) releaseLocked(ln *lane) {
 	ln.used = false
 	ln.inc.busy--
 	ln.inc.observe()
+	if p.forming != nil {
+		p.forming.ended(time.Now(), ln.joined, p.waiters.length)
+	}
 	p.dispatch()
 }
 
@@ -400,6 +418,9 @@ func (p *Pool) end(how ending) error {
 		p.ending = how
 	}
 	p.refuseWaiters(ErrClosed)
+	if p.forming != nil && p.forming.timer != nil {
+		p.forming.timer.Stop()
+	}
 	if p.downTimer != nil {
 		p.downTimer.Stop()
 		p.downTimer = nil

@@ -15,6 +15,10 @@ type waiter struct {
 	lane       *lane
 	err        error
 	timer      *time.Timer
+
+	call   *Call   // of one that may be part of a batch; else nil
+	batch  *batch  // that it is part of; guarded by the pool's mu
+	answer *Answer // that it got there
 }
 
 var waiters = sync.Pool{New: func() any {
@@ -36,6 +40,7 @@ func (w *waiter) free() {
 	default:
 	}
 	w.lane, w.err, w.next, w.prev = nil, nil, nil, nil
+	w.call, w.batch, w.answer = nil, nil, nil
 	waiters.Put(w)
 }
 

@@ -146,7 +146,7 @@ func (p *Pool) status() Status {
 			if started := w.inc.proc.Started(); started.After(s.Started) {
 				s.Started = started
 			}
-			s.Executing += w.inc.busy
+			s.Executing += w.inc.executing()
 		}
 		if w.exit != nil && (s.Exit == nil || w.exit.At.After(s.Exit.At)) {
 			s.Exit = w.exit

@@ -140,7 +140,7 @@ func (w *worker) attach(inc *incarnation, restart bool) {
 	if n := inc.page.running(); n != 0 {
 		// It was taken up again while it executes a request of an earlier server: busy until that ends.
 		ln := &inc.lanes[0]
-		ln.used, ln.number = true, n
+		ln.used, ln.number, ln.joined = true, n, 1
 		inc.busy++
 		w.pool.wg.Go(ln.outlive)
 	}

@@ -34,7 +34,8 @@ type InferConfig struct {
 	Python      string // interpreter; python3 on PATH
 	ReadyFile   string // gets the address once requests are served; none
 
-	MaxConcurrent   int           // requests that are admitted, executing or waiting; DefaultInferConcurrent
+	MaxConcurrent   int // requests that are admitted, executing or waiting; DefaultInferConcurrent
+	Batching        inference.Batching
 	RequestTimeout  time.Duration // bound of a request that names no shorter one; DefaultInferTimeout
 	MaxRequestBytes int64         // of a body; DefaultInferBytes
 	DrainTimeout    time.Duration // for requests under way when it is stopped; DefaultInferDrain

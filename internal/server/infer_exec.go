@@ -75,6 +75,9 @@ func inferEnvironment(cfg InferConfig) []string {
 	if cfg.mlflowModel != "" {
 		values[inference.VariableMLflow] = cfg.mlflowModel
 	}
+	if cfg.Batching.MaxSize > 1 {
+		values[inference.VariableBatching] = "true"
+	}
 	if cfg.Debug {
 		values["PORTICO_WORKER_DEBUG"] = "true" // read by the worker alone
 	}

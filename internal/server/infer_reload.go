@@ -47,6 +47,7 @@ func (g *generations) make(ctx context.Context) (*inference.Pool, error) {
 	}
 	pool, err := inference.NewPool(inference.PoolConfig{
 		Instance: name, Dir: dir, Workers: g.cfg.WorkerCount, MaxConcurrent: g.cfg.MaxConcurrent,
+		Batching: g.cfg.Batching,
 	}, g.launcher, g.log)
 	if err != nil {
 		return nil, err

@@ -11,9 +11,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"portico/internal/inference"
 	"portico/internal/online"
 )
 
@@ -45,6 +47,55 @@ func (i *inferring) ask(t *testing.T, method, path, body string, header ...strin
 		t.Fatal(err)
 	}
 	return resp.StatusCode, string(got), resp.Header
+}
+
+// TestInferBatches: requests that wait are scored together behind the same routes, and each gets its own answer.
+func TestInferBatches(t *testing.T) {
+	const script = `
+import time
+def init(): pass
+def run_batch(items):
+    time.sleep(0.02)
+    return [KeyError(text) if text == "bad" else [text, len(items)] for text in items]
+`
+	run := startInfer(t, script, func(c *InferConfig) {
+		c.Batching = inference.Batching{MaxSize: 8, MaxWait: 5 * time.Millisecond}
+	})
+	var largest atomic.Int64
+	var wg sync.WaitGroup
+	for c := range 16 {
+		wg.Go(func() {
+			for n := range 8 {
+				body, id := strconv.Itoa(c)+"-"+strconv.Itoa(n), "id-"+strconv.Itoa(100*c+n)
+				if n == 3 {
+					body = "bad"
+				}
+				status, text, header := run.ask(t, "POST", "/score", body, "x-request-id", id)
+				var got []any
+				switch {
+				case header.Get("X-Request-Id") != id || header.Get("X-Ms-Run-Function-Failed") == "":
+					t.Errorf("header of %s: %v", id, header)
+				case n == 3:
+					if status != 500 {
+						t.Errorf("the bad one: %d %s", status, text)
+					}
+				case status != 200 || json.Unmarshal([]byte(text), &got) != nil || len(got) != 2 || got[0] != body:
+					t.Errorf("%s: %d %s", body, status, text)
+				default:
+					if size, ok := got[1].(float64); ok && int64(size) > largest.Load() {
+						largest.Store(int64(size))
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := largest.Load(); n < 2 || n > 8 {
+		t.Errorf("the largest batch had %d requests", n)
+	}
+	if status, _, _ := run.ask(t, "GET", "/score", ""); status != 200 {
+		t.Errorf("GET: %d", status)
+	}
 }
 
 // eventually waits for what the program does by itself.

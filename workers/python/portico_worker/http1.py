@@ -11,7 +11,7 @@ FIELDS_MAX = 128
 
 _LINE = re.compile(rb"([A-Z]{1,16}) (/[!-~]*) HTTP/1\.1\r\n")
 _FIELD = re.compile(rb"^([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)\r$", re.MULTILINE)
-_NUMBER = re.compile(rb"[0-9]{1,19}")
+NUMBER = re.compile(rb"[0-9]{1,19}")
 REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
@@ -41,7 +41,7 @@ class Request:
         value = self.fields.get(name)
         if value is None:
             return None
-        if not _NUMBER.fullmatch(value):
+        if not NUMBER.fullmatch(value):
             raise Refused(400, f"{name.decode()} is not a number")
         return int(value)
 
@@ -79,7 +79,7 @@ def _length(fields: dict[bytes, bytes]) -> int:
     if value is None:
         return 0
     value = value.strip()
-    if not _NUMBER.fullmatch(value):
+    if not NUMBER.fullmatch(value):
         raise Refused(400, "malformed content-length")
     length = int(value)
     if length > BODY_MAX:

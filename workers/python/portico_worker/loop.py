@@ -15,7 +15,7 @@ import time
 import traceback
 import uuid
 from types import FrameType
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 from . import VERSION, cors, hints, http1, log, openapi, responses, settings
 from .http1 import Refused, Request
@@ -23,6 +23,9 @@ from .log import LOGGER
 from .page import CANCEL, READY_NS, UNNUMBERED, Page
 from .script import Scorer
 from .settings import DEFAULT_SCORING_TIMEOUT_MS
+
+if TYPE_CHECKING:
+    from .batch import Batches
 
 CONNECTIONS_MAX = 64
 CHUNK = 65536  # bytes asked of a socket at once
@@ -74,6 +77,11 @@ class Loop:
         self._script = script
         self._documents = documents
         self._logs = logs
+        self._batches: Batches | None = None
+        if script.joint is not None:
+            from .batch import Batches  # built upon this module
+
+            self._batches = Batches(self, script.joint, script.routes)
         self._number = 0  # of the running request
         self._alarm_for = 0
         self._unnumbered = UNNUMBERED
@@ -327,6 +335,8 @@ class Loop:
     def _answer(self, connection: Connection, request: Request) -> bool:
         """Serve one request; whether the connection may be used again."""
         path = request.path
+        if self._batches is not None and b"x-portico-batch" in request.fields:
+            return self._batches.serve(connection, request)
         if path in self._script.routes:
             return self._score(connection, request)
         if path == b"/":
@@ -469,14 +479,7 @@ class Loop:
         if not self._hinted and type(result) is str and result[:1] in ("{", "["):
             self._hinted = True
             _log.warning("%s", hints.JSON_TEXT)
-        head = b"HTTP/1.1 %d %b\r\n%b%b%bx-ms-run-fn-exec-ms: %.3f\r\n" % (
-            answer.status,
-            _reason(answer.status),
-            answer.fields,
-            _FAILED if answer.failed else _FINE,
-            ids,
-            took / 1e6,
-        )
+        head = _head(answer, ids, took)
         if answer.stream is not None:
             return head + b"transfer-encoding: chunked\r\n\r\n", piece, answer.stream
         return b"%bcontent-length: %d\r\n\r\n%b" % (head, len(answer.body), b"" if headless else answer.body)
@@ -535,6 +538,18 @@ _NOT_FOUND = (
 
 def _reason(status: int) -> bytes:
     return http1.REASONS.get(status, "Unknown").encode()
+
+
+def _head(answer: responses.Answer, ids: bytes, took_ns: int) -> bytes:
+    """The head of an answer without the field that says how its body ends."""
+    return b"HTTP/1.1 %d %b\r\n%b%b%bx-ms-run-fn-exec-ms: %.3f\r\n" % (
+        answer.status,
+        _reason(answer.status),
+        answer.fields,
+        _FAILED if answer.failed else _FINE,
+        ids,
+        took_ns / 1e6,
+    )
 
 
 def _plain(

@@ -13,12 +13,20 @@ import inspect
 import json
 import logging
 import os
-from typing import Any, Callable
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, Callable
 
-from . import mlflowschema, openapi, responses, script
+from . import mlflowschema, openapi, responses, script, settings
 from .http1 import Refused, Request
 from .log import LOGGER
 from .rawhttp import is_json
+
+if TYPE_CHECKING:
+    from . import joint as joints
+
+# A request on its way: it reads the input, asks for the predictions (data, params) and makes an answer of them. Between
+# the two steps the rows of several requests may meet.
+Steps = Generator[tuple[Any, Any], Any, Any]
 
 MESSAGE_MAX = 2000  # characters of what MLflow says about a caller's data
 _ROUTES = {b"/score": (b"GET", b"POST"), b"/invocations": (b"POST",), b"/ping": (b"GET",), b"/health": (b"GET",),
@@ -39,6 +47,7 @@ class Model:
 
     routes = frozenset(_ROUTES)
     any_method = False
+    joint: joints.Joint | None = None
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
@@ -63,6 +72,10 @@ class Model:
         self._reader = mlflowinput.Reader(schema, metadata.flavors, hinted)
         named = getattr(metadata, "get_params_schema", lambda: None)()
         self._params = {spec.name for spec in named.params} if named is not None else set()
+        if settings.batching():
+            from . import mlflowbatch
+
+            self.joint = mlflowbatch.Batch(self)
         _log.info("MLflow %s has loaded the model; flavors: %s", self._version, ", ".join(sorted(metadata.flavors)))
         if schema is None:
             _log.warning("the model has no signature: its input is not checked. Save it with one (infer_signature)")
@@ -74,27 +87,50 @@ class Model:
 
     def bind(self, request: Request) -> Callable[[], Any]:
         """Convert the input; see script.Scorer.bind."""
+        steps = self.steps(request)
+        return lambda: self._walk(steps)
+
+    def steps(self, request: Request) -> Steps:
+        """The steps of a request; raises Refused for input that is not scored."""
         path = request.path
         if request.method not in _ROUTES[path]:
             raise Refused(405, "The method is not allowed for the requested URL.")
         if path == b"/score":
             values = script.named_data(request, _FIELDS)
-            return lambda: self._score(values["input_data"], values["params"])
+            return self._score(values["input_data"], values["params"])
         if path == b"/invocations":
-            return lambda: self._invoke(request)
-        text = self._version if path == b"/version" else "\n"
-        return lambda: _answer(text.encode())
+            return self._invoke(request)
+        return _told(self._version if path == b"/version" else "\n")
 
-    def _score(self, value: Any, params: Any) -> Any:
+    def _walk(self, steps: Steps) -> Any:
+        """Take a request through its steps, alone."""
         try:
-            return _answer(encode(self._predict(self._reader.azure(value), params)))
+            data, params = next(steps)
+        except StopIteration as done:
+            return done.value
+        try:
+            predictions = self.predict(data, params)
+        except Exception as error:
+            return _goes_on(steps.throw, error)
+        return _goes_on(steps.send, predictions)
+
+    def settle(self, steps: Steps, predictions: Any, failure: Exception | None = None) -> Any:
+        """The end of a request that has its predictions, or their failure: its answer, or what it raises."""
+        try:
+            return _goes_on(steps.send, predictions) if failure is None else _goes_on(steps.throw, failure)
+        except Exception as error:
+            return error
+
+    def _score(self, value: Any, params: Any) -> Steps:
+        try:
+            return _answer(encode((yield self._reader.azure(value), params)))
         except self._input.Invalid as error:
             _log.warning("the input was refused: %s", error)
             return _answer(json.dumps({"message": str(error)}).encode(), 400)
 
-    def _invoke(self, request: Request) -> Any:
+    def _invoke(self, request: Request) -> Steps:
         try:
-            return self._invocation(request)
+            return (yield from self._invocation(request))
         except self._input.Invalid as error:
             _log.warning("the input was refused: %s", error)
             return _failed(400, "BAD_REQUEST", str(error))
@@ -104,7 +140,7 @@ class Model:
             text = "The model failed on this input. See the log for the reason."
             return _failed(400, "BAD_REQUEST", text, run_function_failed=True)
 
-    def _invocation(self, request: Request) -> Any:
+    def _invocation(self, request: Request) -> Steps:
         given = request.fields.get(b"content-type", b"").decode("latin-1")
         kind, _, rest = given.partition(";")
         kind, rest = kind.strip().lower(), rest.strip().lower().replace('"', "")
@@ -116,14 +152,14 @@ class Model:
         except UnicodeDecodeError as error:
             raise self._input.Invalid(f"The body is not UTF-8: {error}") from None
         if kind == "text/csv":
-            return _wrapped(self._predict(self._reader.csv(text), None))
+            return _wrapped((yield self._reader.csv(text), None))
         document = self._document(text)
         chat = any(name in document for name in self._input.CHAT)
         if chat and not any(name in document for name in self._input.FORMATS):
             params = {name: document.pop(name) for name in self._params if name in document}
-            return _answer(encode(self._predict(document, params or None)))
+            return _answer(encode((yield document, params or None)))
         params = document.pop("params", None)
-        return _wrapped(self._predict(self._reader.mlflow(document), params))
+        return _wrapped((yield self._reader.mlflow(document), params))
 
     def _document(self, text: str) -> dict[str, Any]:
         try:
@@ -134,7 +170,7 @@ class Model:
             raise self._input.Invalid("The body must be a JSON object.")
         return document
 
-    def _predict(self, data: Any, params: Any) -> Any:
+    def predict(self, data: Any, params: Any) -> Any:
         """Call the model, which enforces its signature; raises Invalid for data that do not meet it."""
         if params is not None and not isinstance(params, dict):
             raise self._input.Invalid("params must be a JSON object.")
@@ -149,6 +185,21 @@ class Model:
             _, found, reason = text.rpartition("'. Error: ")  # before it stand the caller's own data
             message = f"The data do not meet the model's signature: {reason}" if found else text
             raise self._input.Invalid(message[:MESSAGE_MAX]) from None
+
+
+def _goes_on(step: Callable[[Any], Any], value: Any) -> Any:
+    """The answer of a request that gets value for its question."""
+    try:
+        step(value)
+    except StopIteration as done:
+        return done.value
+    raise RuntimeError("a request asks the model once")
+
+
+def _told(text: str) -> Steps:
+    """A request that asks nothing of the model."""
+    return _answer(text.encode())
+    yield None, None
 
 
 def encode(predictions: Any) -> bytes:

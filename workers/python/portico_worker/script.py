@@ -11,12 +11,15 @@ import os
 import sys
 import urllib.parse
 from types import ModuleType
-from typing import Any, Callable, Protocol
+from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 from . import compat, flaskbridge, hints, openapi, page, rawhttp, settings
 from .http1 import Refused, Request
 from .log import LOGGER
 from .settings import ScriptError
+
+if TYPE_CHECKING:
+    from . import joint as joints
 
 MODULE = "entry_module"  # the name under which the script is imported
 TREE_LINES = 200  # of the model folder, logged when init fails
@@ -28,6 +31,7 @@ class Scorer(Protocol):
     """What the loop serves."""
 
     any_method: bool  # OPTIONS and HEAD too are its business
+    joint: joints.Joint | None  # what scores joined requests; None where none come
     routes: frozenset[bytes]  # the paths whose requests bind() takes
 
     def init(self) -> None:
@@ -44,6 +48,7 @@ class Script:
     """A loaded scoring script."""
 
     routes = frozenset((b"/score",))  # the paths whose requests bind() takes
+    joint: joints.Joint | None = None
 
     def __init__(self, module: ModuleType, run: Callable[..., Any], style: _Style) -> None:
         self.run = run
@@ -145,7 +150,7 @@ def _value(text: str) -> Any:
         return text
 
 
-def load() -> Script:
+def load() -> Scorer:
     """Import the script that the environment names and check its contract; raises ScriptError."""
     root = settings.app_root()
     entry = os.environ.get("AZUREML_ENTRY_SCRIPT", "")
@@ -153,6 +158,10 @@ def load() -> Script:
     _prepare_path(root, path)
     _await_debugger()
     module = _import(entry, path)
+    if settings.batching():
+        from . import joint as joints  # few scripts have a use for it
+
+        return joints.load(module, entry)
     for name in ("init", "run"):
         if not callable(getattr(module, name, None)):
             raise ScriptError(page.SCRIPT, f"the scoring script {entry or 'main.py'} has no function {name}()")

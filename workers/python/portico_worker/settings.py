@@ -54,6 +54,11 @@ def mlflow_model() -> str:
     return os.environ.get("PORTICO_MLFLOW_MODEL", "")
 
 
+def batching() -> bool:
+    """Whether the pool joins requests, which must be scored together then."""
+    return flag("PORTICO_BATCHING", False)
+
+
 def directories() -> list[str]:
     """Where configuration beside the script may lie."""
     root = app_root()
