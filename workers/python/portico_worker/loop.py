@@ -83,6 +83,7 @@ class Loop:
 
             self._batches = Batches(self, script.joint, script.routes)
         self._number = 0  # of the running request
+        self._now = 0  # when the newest request ended, or poll was asked last
         self._alarm_for = 0
         self._unnumbered = UNNUMBERED
         self._stopping = False
@@ -184,7 +185,7 @@ class Loop:
             events = self._poll.poll(self._idle)
             if len(events) > 1:
                 events.sort(key=self._waiting_since)
-            asked = time.monotonic_ns()
+            asked = self._now = time.monotonic_ns()
             for fd, mask in events:
                 connection = connections.get(fd)
                 if connection is None:
@@ -194,7 +195,7 @@ class Loop:
                 else:
                     self._read(connection)
                     # After a long run the remaining events are old: their callers may have hung up meanwhile.
-                    if self._stopping or time.monotonic_ns() - asked > STALE_NS:
+                    if self._stopping or self._now - asked > STALE_NS:
                         break
         for connection in list(connections.values()):
             self._close(connection)
@@ -249,8 +250,8 @@ class Loop:
         if request is None:
             return
         keep = self._answer(connection, request)
-        connection.served = time.monotonic_ns()
-        if not keep or request.fields.get(b"connection", b"").lower() == b"close":
+        connection.served = self._now
+        if not keep or request.head.closes:
             self._close(connection)
 
     def _receive(self, connection: Connection) -> Request | None:
@@ -267,14 +268,13 @@ class Loop:
             self._close(connection)
             return None
         if connection.head:
-            data = connection.head + data
+            data, connection.head = connection.head + data, b""
         end = data.find(b"\r\n\r\n")
         if end > http1.HEAD_MAX or (end < 0 and len(data) > http1.HEAD_MAX):
             raise Refused(431, "the request head is too large")
         if end < 0:
             connection.head = data
             return None
-        connection.head = b""
         request = http1.parse_head(data[: end + 2])
         body = data[end + 4 :]
         if len(body) == request.length:
@@ -373,17 +373,18 @@ class Loop:
         return head % (_FINE, ids, len(body)) + (b"" if headless else body)
 
     def _score(self, connection: Connection, request: Request) -> bool:
-        fields = request.fields
-        try:
-            number = request.number(b"x-portico-number")
-            left = fields.get(b"x-portico-deadline-ms")
+        number, left = request.sequence, request.deadline
+        if number is None:
+            try:
+                number = request.number(b"x-portico-number")
+            except Refused as refused:
+                return self._send(connection, _plain(refused.status, refused.message))
+            left = request.fields.get(b"x-portico-deadline-ms")
             if number is None:
                 self._unnumbered += 1
                 number = self._unnumbered
-            if number == 0:
-                raise Refused(400, "x-portico-number must not be 0")
-        except Refused as refused:
-            return self._send(connection, _plain(refused.status, refused.message))
+        if number == 0:
+            return self._send(connection, _plain(400, "x-portico-number must not be 0"))
         if left == b"0":
             return self._send(connection, _not_started(b"deadline"))
         started = time.monotonic_ns()
@@ -397,11 +398,19 @@ class Loop:
             else:
                 kept = self._send_stream(connection, request, number, *answer)
         finally:
-            self._page.finish(time.monotonic_ns() - started)
+            self._now = now = time.monotonic_ns()
+            self._page.finish(now - started)
         return kept
 
     def _identify(self, request: Request) -> tuple[bytes, bytes]:
         """The request's id, and the fields that every answer of a known route has; raises Refused."""
+        identity = request.identity
+        if identity is not None and len(identity) <= ID_MAX:
+            rest = request.head.ids
+            if rest is None and _VARYING.isdisjoint(request.head.fields) and self._origins is None:
+                rest = request.head.ids = self._version
+            if rest is not None:
+                return identity, b"x-request-id: %b\r\nx-ms-request-id: %b\r\n%b" % (identity, identity, rest)
         fields = request.fields
         given = fields.get(b"x-request-id")
         identity = str(uuid.uuid4()).encode() if given is None else given
@@ -429,16 +438,15 @@ class Loop:
         ids = self._version
         try:
             identity, ids = self._identify(request)
-            if request.method not in _METHODS or (
-                request.method not in (b"POST", b"GET") and not self._script.any_method
-            ):
+            method = request.method
+            if method != b"POST" and (method not in _METHODS or (method != b"GET" and not self._script.any_method)):
                 return _not_for_run(request, ids)
             call = self._script.bind(request)
         except Refused as refused:
             return _plain(refused.status, refused.message, ids + _FINE, request.method == b"HEAD")
         self._logs.journal.request = identity.decode("latin-1")
         try:
-            return self._call(call, number, ids, request.method == b"HEAD")
+            return self._call(call, number, ids, method == b"HEAD")
         finally:
             self._number = 0
             self._logs.end_request()
@@ -456,6 +464,10 @@ class Loop:
                 signal.setitimer(signal.ITIMER_REAL, self._timeout_ms / 1000, ALARM_REPEAT_S)
             result = self._execute(call)
             took = time.perf_counter_ns() - began
+            if type(result) in responses.PLAIN and not headless:
+                body = responses.json_body(result)
+                if self._hinted or type(result) is not str:
+                    return _SCORED % (ids, took / 1e6, len(body), body)
             answer = responses.convert(result)
             if answer.stream is not None:  # its first piece comes before the head, so that a failure can be told
                 piece = self._execute(answer.stream.piece)
@@ -524,8 +536,15 @@ class Loop:
 
 
 _EXECUTE = Loop._execute.__code__
+_SCORED = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-ms-run-function-failed: False\r\n%b"
+    b"x-ms-run-fn-exec-ms: %.3f\r\ncontent-length: %d\r\n\r\n%b"
+)
 _FINE = b"x-ms-run-function-failed: False\r\n"
 _FAILED = b"x-ms-run-function-failed: True\r\n"
+_VARYING = frozenset(
+    (b"x-ms-request-id", b"x-ms-client-request-id", b"traceid")
+)  # what an answer repeats beside its id
 _METHODS = (b"GET", b"POST", b"OPTIONS", b"HEAD")
 _RAISED = "An unexpected error occurred in scoring script. Check the logs for more info."
 _INTERNAL = "An unexpected internal error occurred. Check the logs for more info."

@@ -13,7 +13,7 @@ from typing import Any
 from . import hints
 from .rawhttp import Headers
 
-_PLAIN = frozenset((dict, list, str, int, float, bool, tuple))
+PLAIN = frozenset((dict, list, str, int, float, bool, tuple))
 _CONNECTION_FIELDS = {
     "connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
 }  # fmt: skip
@@ -162,15 +162,19 @@ def convert(result: Any) -> Answer:
     """Turn what run() returned into an answer; raises Unusable."""
     if result is None:
         return Answer(200, b"{}", b"content-type: application/json\r\n", False)
-    if type(result) not in _PLAIN and all(hasattr(result, name) for name in ("get_data", "status_code", "headers")):
+    if type(result) not in PLAIN and all(hasattr(result, name) for name in ("get_data", "status_code", "headers")):
         return _from_response(result)
+    return Answer(200, json_body(result), b"content-type: application/json\r\n", False)
+
+
+def json_body(result: Any) -> bytes:
+    """What run() returned, as JSON; raises Unusable."""
     try:
-        body = encode(result)
+        return encode(result)
     except (TypeError, ValueError, RecursionError) as error:
         raise Unusable(
             f"run() returned {type(result).__name__}, which is not JSON{hints.of_result(result)}: {error}"
         ) from None
-    return Answer(200, body, b"content-type: application/json\r\n", False)
 
 
 def _from_response(response: Any) -> Answer:

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import test_mlflowbatch
 from mlflow.models import infer_signature
-from portico_worker.http1 import Request
+from portico_worker.http1 import Head, Request
 from portico_worker.mlflowmodel import Model
 from portico_worker.responses import AMLResponse, convert
 from test_batch import ask
@@ -86,7 +86,7 @@ class Served:
         items = []
         for body in bodies:
             kind = b"text/csv" if isinstance(body, str) else b"application/json"
-            request = Request(b"POST", path.encode(), {b"content-type": kind})
+            request = Request(Head(b"POST", path.encode(), {b"content-type": kind}))
             request.body = (body if isinstance(body, str) else json.dumps(body)).encode()
             items.append(self.model.joint.take(request))
         self.rows.clear()
