@@ -25,10 +25,16 @@ var (
 	urlSecret   = regexp.MustCompile(`(?i)([?&](?:sig|signature|token|access_token|password|secret|key|code)=)[^&\s'"<>]+`)
 )
 
-// redact removes what identifies a caller from addresses in text: user, password, tokens in a query.
+// redact removes what identifies a caller from addresses in text: user, password, tokens in a query. Lines without the
+// mark of an address, almost all of a build, are spared the expressions.
 func redact(s string) string {
-	s = urlUserinfo.ReplaceAllString(s, "${1}[redacted]@")
-	return urlSecret.ReplaceAllString(s, "${1}[redacted]")
+	if strings.Contains(s, "://") {
+		s = urlUserinfo.ReplaceAllString(s, "${1}[redacted]@")
+	}
+	if strings.Contains(s, "=") {
+		s = urlSecret.ReplaceAllString(s, "${1}[redacted]")
+	}
+	return s
 }
 
 // buildLog holds the lines of one build for all who wait for it. Its memory is bounded.
@@ -47,8 +53,10 @@ func newBuildLog(hide *strings.Replacer) *buildLog {
 }
 
 // say adds one line: wall clock, seconds since the build began, stage, text.
-func (l *buildLog) say(stage, text string) {
-	text = l.clean(text)
+func (l *buildLog) say(stage, text string) { l.add(stage, l.clean(text)) }
+
+// add is say for a text that is clean.
+func (l *buildLog) add(stage, text string) {
 	now := time.Now()
 	line := fmt.Sprintf("%s +%.1fs %s: %s\n", now.UTC().Format(time.RFC3339), now.Sub(l.start).Seconds(), stage, text)
 	l.mu.Lock()
@@ -73,7 +81,9 @@ func (l *buildLog) since(next int) ([]string, int, <-chan struct{}) {
 
 // clean makes a line of a tool fit for a log: no escapes, no control characters, no secrets, no server paths.
 func (l *buildLog) clean(s string) string {
-	s = escapes.ReplaceAllString(s, "")
+	if strings.Contains(s, "\x1b") {
+		s = escapes.ReplaceAllString(s, "")
+	}
 	s = strings.Map(func(r rune) rune {
 		if r == '\t' {
 			return ' '
@@ -132,7 +142,7 @@ func (o *stepOutput) flush() {
 	if line == "" {
 		return
 	}
-	o.log.say(o.stage, line)
+	o.log.add(o.stage, line)
 	if len(o.tail) == tailLines {
 		o.tail = append(o.tail[:0], o.tail[1:]...)
 	}

@@ -92,10 +92,11 @@ func spawn(cfg Config) (<-chan error, error) {
 	return ended, nil
 }
 
-// supervisorEnv is all that a supervisor inherits: where programs and temporary files are.
+// supervisorEnv is all that a supervisor inherits: where programs and temporary files are, and what the Go tools that
+// measure a program want of it.
 func supervisorEnv() []string {
 	var env []string
-	for _, name := range []string{"PATH", "TMPDIR", "LANG", "TZ", "GOCOVERDIR"} {
+	for _, name := range []string{"PATH", "TMPDIR", "LANG", "TZ", "GOCOVERDIR", "GORACE"} {
 		if v, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+v)
 		}

@@ -45,12 +45,13 @@ type stageReport struct {
 }
 
 // Stage must be the first call of main in every program that supervises: when the process is a stage it never
-// returns. Otherwise it does nothing and returns false.
+// returns. Otherwise it does nothing and returns false. It ends by the system call: in a program that looks for races
+// os.Exit waits a second, and the supervisor waits for these ends.
 func Stage() bool {
 	switch os.Args[0] {
 	case initName:
 		initMain()
-		os.Exit(0)
+		syscall.Exit(0)
 	case stageName:
 	default:
 		return false
@@ -64,9 +65,9 @@ func Stage() bool {
 		if encodeErr == nil {
 			_, _ = control.Write(append(report, '\n')) // the exit status tells too
 		}
-		os.Exit(exitStageFailed)
+		syscall.Exit(exitStageFailed)
 	}
-	os.Exit(0)
+	syscall.Exit(0)
 	return true
 }
 

@@ -25,7 +25,7 @@ type series struct {
 	mu      sync.Mutex
 	minute  int64 // Unix minute that live belongs to; 0 when live is empty
 	live    cell
-	last    int64 // newest minute that was ever counted
+	last    int64 // minute of the newest count; of its making, while nothing was counted
 	history []packedMinute
 	prom    *promSeries
 	byCode  []codeCounter // resolved counters of the statuses seen
@@ -49,7 +49,8 @@ func (p packedMinute) size() int64 { return int64(cap(p.data)) + packedOverhead 
 
 func minuteOf(t time.Time) int64 { return t.Unix() / 60 }
 
-func newSeries(prom *promSeries) *series { return &series{prom: prom} }
+// newSeries makes a series that is about to be counted in: it is not idle, although it has nothing yet.
+func newSeries(prom *promSeries, now time.Time) *series { return &series{prom: prom, last: minuteOf(now)} }
 
 func (s *series) record(r *Record) {
 	minute := minuteOf(r.Arrival.Add(r.Total))

@@ -207,7 +207,7 @@ func (t *Telemetry) find(key seriesKey) *series {
 		grown[k] = s
 	}
 	key = key.clone()
-	s := newSeries(t.prom.resolve(key))
+	s := newSeries(t.prom.resolve(key), time.Now())
 	grown[key] = s
 	t.series.Store(&grown)
 	return s

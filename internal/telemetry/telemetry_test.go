@@ -243,6 +243,18 @@ func TestHistoryIsBounded(t *testing.T) {
 	})
 }
 
+// TestSweepSparesNewSeries: a sweep between the making of a series and its first record loses nothing.
+func TestSweepSparesNewSeries(t *testing.T) {
+	tel := open(t, Config{})
+	now := time.Now()
+	s := tel.find(seriesKey{endpoint: "ep", deployment: "blue"})
+	tel.sweep(now)
+	s.record(request("ep", "blue", now, 200, 200, time.Millisecond))
+	if n := tel.Query("ep", now.Add(-time.Minute), now.Add(time.Minute)).Total.Requests; n != 1 {
+		t.Errorf("%d requests are counted, want 1", n)
+	}
+}
+
 func TestSeriesAreBounded(t *testing.T) {
 	tel := open(t, Config{})
 	now := time.Now()

@@ -41,14 +41,13 @@ func ensureBringsUp(b *bench) {
 func sameID(a, b compute.Instance) bool { return a.ID == b.ID }
 
 func environmentOfAWorker(b *bench) {
-	b.t.Setenv("PORTICO_COMPUTETEST_OWN", "the server's own")
 	tmpl := b.world.template(scriptScore, workers(2), variables(map[string]online.Secret{
 		"THRESHOLD": "0.5", "OMP_NUM_THREADS": "7",
 	}))
 	i := b.up(tmpl, 1).Instances[0]
 	names := []string{
 		"THRESHOLD", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "WORKER_COUNT", "AZUREML_ENTRY_SCRIPT",
-		"PYTHONUNBUFFERED", "PORTICO_COMPUTETEST_OWN", "PATH",
+		"PYTHONUNBUFFERED", ownVariable, "PATH",
 	}
 	r := b.mustAsk(i, order{Env: names, Model: true, Write: "a note"})
 	for name, want := range map[string]string{
@@ -59,7 +58,7 @@ func environmentOfAWorker(b *bench) {
 			b.t.Errorf("%s is %s, want %q", name, show(got), want)
 		}
 	}
-	if got := r.Env["PORTICO_COMPUTETEST_OWN"]; got != nil {
+	if got := r.Env[ownVariable]; got != nil {
 		b.t.Errorf("a variable of the server's own reached the worker: %q", *got)
 	}
 	if got := r.Env["PATH"]; got == nil || *got == "" {

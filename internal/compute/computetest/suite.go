@@ -32,10 +32,12 @@ type Lab interface {
 	Kill(t *testing.T, instance string)
 }
 
-// Run proves an engine. newLab is called once per case.
+// Run proves an engine. newLab is called once per case, and the cases run beside each other: they mostly wait.
 func Run(t *testing.T, newLab func(t *testing.T) Lab) {
+	t.Setenv(ownVariable, "the server's own")
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			lab := newLab(t)
 			b := &bench{t: t, lab: lab, world: newWorld(t, lab.Python())}
 			b.open()
@@ -43,6 +45,9 @@ func Run(t *testing.T, newLab func(t *testing.T) Lab) {
 		})
 	}
 }
+
+// ownVariable is one of the server's own environment, which must not reach a worker.
+const ownVariable = "PORTICO_COMPUTETEST_OWN"
 
 var cases = []struct {
 	name string

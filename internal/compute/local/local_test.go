@@ -116,6 +116,7 @@ func (l *lab) ask(t *testing.T, b *local.Backend, instance, order string, within
 }
 
 func TestHostThatDiesIsReplaced(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	b := l.opened(t)
 	tmpl := l.template(t, "blue")
@@ -151,6 +152,7 @@ func TestHostThatDiesIsReplaced(t *testing.T) {
 
 // Both the server and the host die: nothing of the old is left, and the instances come back with their exits told.
 func TestHostAndServerDie(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	b := l.opened(t)
 	tmpl := l.template(t, "blue")
@@ -182,6 +184,7 @@ func TestHostAndServerDie(t *testing.T) {
 }
 
 func TestStrictPolicyRefuses(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.cfg.Overcommit = local.OvercommitStrict
 	l.cfg.Machine = local.Machine{CPUs: 3, MemoryMiB: 4096}
@@ -210,6 +213,7 @@ func TestStrictPolicyRefuses(t *testing.T) {
 }
 
 func TestStopEndsProcessesAndKeepsInstances(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	b := l.opened(t)
 	tmpl := l.template(t, "blue")
@@ -236,6 +240,7 @@ func TestStopEndsProcessesAndKeepsInstances(t *testing.T) {
 }
 
 func TestStartFailureIsTold(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	b := l.opened(t)
 	tmpl := l.template(t, "blue")
@@ -251,6 +256,7 @@ func TestStartFailureIsTold(t *testing.T) {
 }
 
 func TestHungWorkersAreKilledOneAtATime(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.cfg.HangTimeout = 300 * time.Millisecond
 	b := l.opened(t)
@@ -286,6 +292,7 @@ func TestHungWorkersAreKilledOneAtATime(t *testing.T) {
 
 func TestVariablesAreSealed(t *testing.T) {
 	const secret = "the-clear-text-of-a-variable"
+	t.Parallel()
 	l := newLab(t)
 	b := l.opened(t)
 	tmpl := l.template(t, "blue")
@@ -312,6 +319,7 @@ func TestVariablesAreSealed(t *testing.T) {
 
 // A worker sees neither the data directory nor its neighbours where the machine can hide them.
 func TestWorkerSeesOnlyItsOwn(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	b := l.opened(t)
 	client, err := host.Dial(t.Context(), l.cfg.Host.DataDir)
@@ -342,6 +350,7 @@ func TestWorkerSeesOnlyItsOwn(t *testing.T) {
 }
 
 func TestEndedInstancesAreKeptForAWhile(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.cfg.KeepPerUID = 2
 	b := l.opened(t)
@@ -369,6 +378,7 @@ func TestEndedInstancesAreKeptForAWhile(t *testing.T) {
 }
 
 func TestProcessesOfUnknownInstancesEnd(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	if err := l.open(t, l).Close(); err != nil {
 		t.Fatal(err)
@@ -405,6 +415,7 @@ func TestProcessesOfUnknownInstancesEnd(t *testing.T) {
 
 // An engine that is closed while an instance drains leaves it to the next one.
 func TestDrainGoesOnAfterReopen(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	b := l.opened(t)
 	tmpl := l.template(t, "blue")
@@ -455,6 +466,7 @@ func (l *lab) awaitOutput(t *testing.T, b *local.Backend, uid, text string) {
 }
 
 func TestBadTemplatesAreRefused(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	b := l.opened(t)
 	for name, change := range map[string]func(*compute.Template){

@@ -19,6 +19,7 @@ import (
 	"portico/internal/compute/local"
 	"portico/internal/host"
 	"portico/internal/inference"
+	"portico/internal/online"
 	"portico/internal/server"
 )
 
@@ -67,6 +68,7 @@ func newRemoteLab(t *testing.T, seed uint64) *remoteLab {
 		p.Socket, p.Page = "", ""
 		p.Limits.MemoryBytes *= int64(t.Workers)
 		p.Env["TMPDIR"] = "/tmp" // the server makes its sockets there, whose paths must be short
+		p.Env["GORACE"] = online.Secret(os.Getenv("GORACE"))
 		return os.WriteFile(file, text, 0o644)
 	}
 	r.open = func(t *testing.T, l *lab) *local.Backend {
