@@ -34,7 +34,7 @@ func TestEndpointLife(t *testing.T) {
 		select {
 		case change := <-changes:
 			told = change.Type == store.ChangeSpec && change.ID.Same(e.Meta.ID)
-		case <-time.After(20 * time.Second):
+		case <-time.After(90 * time.Second):
 			t.Fatal("the store tells of no change of the endpoint")
 		}
 	}

@@ -26,7 +26,7 @@ import (
 const (
 	primaryKey   = "primary-key-0123456789"
 	secondaryKey = "secondary-key-0123456789"
-	waitLimit    = 20 * time.Second // for anything that must happen; only reached by a failure
+	waitLimit    = 90 * time.Second // for anything that must happen; only reached by a failure
 )
 
 // upstream is an instance made of a function.

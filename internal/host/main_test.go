@@ -53,7 +53,7 @@ func hostMain(args []string) int {
 	return 0
 }
 
-const testTimeout = 60 * time.Second
+const testTimeout = 90 * time.Second
 
 func testContext(t *testing.T) context.Context {
 	t.Helper()
@@ -86,7 +86,7 @@ func (r *rig) attach() {
 	}
 	r.Client = c
 	r.t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
 		defer cancel()
 		if err := c.Shutdown(ctx, 0); err != nil && !errors.Is(err, ErrNotRunning) {
 			r.t.Errorf("shutdown: %v", err)

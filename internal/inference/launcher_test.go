@@ -212,7 +212,7 @@ func newPool(t testing.TB, l Launcher, cfg PoolConfig) *Pool {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
 		defer cancel()
 		if err := p.Close(ctx); err != nil {
 			t.Errorf("close: %v", err)
@@ -247,7 +247,7 @@ func waitState(t testing.TB, p *Pool, want State) Status {
 
 func waitStatus(t testing.TB, p *Pool, what string, ok func(Status) bool) Status {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(90 * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
 		if s := p.Status(); ok(s) {
 			return s
 		}

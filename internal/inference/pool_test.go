@@ -263,7 +263,7 @@ func TestPoolLaunchFails(t *testing.T) {
 	if !strings.Contains(s.Exit.Reason, "no such interpreter") {
 		t.Errorf("exit %+v", s.Exit)
 	}
-	for end := time.Now().Add(10 * time.Second); ; {
+	for end := time.Now().Add(90 * time.Second); ; {
 		if _, _, err := score(t.Context(), p, "x", 5*time.Second); errors.Is(err, ErrClosed) {
 			break
 		} else if time.Now().After(end) {
@@ -424,7 +424,7 @@ func TestPoolWatch(t *testing.T) {
 				t.Fatal("the watch ended")
 			}
 			return e
-		case <-time.After(20 * time.Second):
+		case <-time.After(90 * time.Second):
 			t.Fatalf("no event after %v", states)
 		}
 		return Event{}

@@ -20,7 +20,7 @@ import (
 	"portico/internal/vault"
 )
 
-const waitTimeout = 30 * time.Second // of every wait; reached only by a fault
+const waitTimeout = 90 * time.Second // of every wait; reached only by a fault
 
 // site is a proxy with a server behind each door, which answers with its door and what it was asked.
 type site struct {

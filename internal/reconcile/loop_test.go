@@ -286,7 +286,7 @@ func (f *fixture) deploy(name string, edit func(*online.DeploymentSpec)) *store.
 // eventually waits for a condition that the loop brings about.
 func (f *fixture) eventually(what string, ok func() bool) {
 	f.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(90 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
 		if ok() {
 			return
 		}

@@ -79,7 +79,7 @@ func startInfer(t *testing.T, script string, change func(*InferConfig)) *inferri
 			t.Errorf("stop: %v", err)
 		}
 	})
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(90 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		var ready struct{ Address string }
 		if doc, err := os.ReadFile(cfg.ReadyFile); err == nil {
 			if err := json.Unmarshal(doc, &ready); err != nil {
@@ -227,7 +227,7 @@ func TestInferDrains(t *testing.T) {
 		}
 		slow <- err
 	}()
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(90 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		if printed, err := os.ReadFile(run.output); err != nil || time.Now().After(end) {
 			t.Fatalf("the request never began: %q %v", printed, err)
 		} else if strings.Contains(string(printed), "sleeping") {
@@ -252,7 +252,7 @@ func expectGone(t *testing.T, pid string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(90 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		if err := syscall.Kill(n, 0); errors.Is(err, syscall.ESRCH) {
 			return
 		}
@@ -310,7 +310,7 @@ func TestInferKilled(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(90 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		if _, err := os.Stat(filepath.Join(dir, "ready.json")); err == nil {
 			break
 		}

@@ -50,7 +50,9 @@ func (p packedMinute) size() int64 { return int64(cap(p.data)) + packedOverhead 
 func minuteOf(t time.Time) int64 { return t.Unix() / 60 }
 
 // newSeries makes a series that is about to be counted in: it is not idle, although it has nothing yet.
-func newSeries(prom *promSeries, now time.Time) *series { return &series{prom: prom, last: minuteOf(now)} }
+func newSeries(prom *promSeries, now time.Time) *series {
+	return &series{prom: prom, last: minuteOf(now)}
+}
 
 func (s *series) record(r *Record) {
 	minute := minuteOf(r.Arrival.Add(r.Total))
