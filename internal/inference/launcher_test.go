@@ -207,6 +207,9 @@ func newPool(t testing.TB, l Launcher, cfg PoolConfig) *Pool {
 		cfg.Dir = shortDir(t)
 	}
 	cfg.Workers, cfg.MaxConcurrent = max(cfg.Workers, 1), max(cfg.MaxConcurrent, 1)
+	if cfg.RestartWait == 0 { // a machine under load takes long to start a process
+		cfg.RestartWait = callTimeout
+	}
 	p, err := NewPool(cfg, l, slog.New(slog.NewTextHandler(testLog{t}, nil)))
 	if err != nil {
 		t.Fatal(err)
@@ -255,6 +258,9 @@ func waitStatus(t testing.TB, p *Pool, what string, ok func(Status) bool) Status
 	t.Fatalf("never %s; it is %+v", what, p.Status())
 	return Status{}
 }
+
+// callTimeout is for calls that must succeed.
+const callTimeout = 60 * time.Second
 
 func newCall(body string, timeout time.Duration) *Call {
 	return &Call{

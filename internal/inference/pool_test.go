@@ -42,6 +42,8 @@ def run(raw_data):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
         libc.usleep(int(float(arg) * 1e6))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+    elif word == "until":
+        while not os.path.exists(arg): time.sleep(0.002)
     elif word == "exit": os._exit(int(arg))
     elif word == "sysexit": sys.exit(int(arg))
     elif word == "kill": os.kill(os.getpid(), 9)
@@ -50,10 +52,20 @@ def run(raw_data):
     return raw_data
 `
 
+// gate gives what makes a call of mixScript last, and what lets it go on.
+func gate(t *testing.T) (call string, open func()) {
+	path := filepath.Join(shortDir(t), "gate")
+	return "until " + path, func() {
+		if err := os.WriteFile(path, nil, 0o644); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestPoolAnswers(t *testing.T) {
 	p := newPool(t, newProcesses(t, echoScript), PoolConfig{})
 	waitState(t, p, StateReady)
-	answer, err := p.Do(t.Context(), newCall("hello", 5*time.Second))
+	answer, err := p.Do(t.Context(), newCall("hello", callTimeout))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +82,7 @@ func TestPoolAnswers(t *testing.T) {
 	}
 	for _, n := range []int{0, 1, 4000, joinedBody, joinedBody + 1, 1 << 20, 5 << 20} {
 		body := strings.Repeat("y", n)
-		status, got, err := score(t.Context(), p, body, 10*time.Second)
+		status, got, err := score(t.Context(), p, body, callTimeout)
 		if err != nil || status != 200 || got != `"`+body+`"` {
 			t.Fatalf("body of %d bytes: status %d, %d bytes back, %v", n, status, len(got), err)
 		}
@@ -84,9 +96,10 @@ func TestPoolAdmitsAndQueues(t *testing.T) {
 	p := newPool(t, newProcesses(t, mixScript), PoolConfig{MaxConcurrent: 2})
 	waitState(t, p, StateReady)
 	results := make(chan error, 2)
+	busy, open := gate(t)
 	for range 2 {
 		go func() {
-			_, _, err := score(t.Context(), p, "sleep 0.3", 10*time.Second)
+			_, _, err := score(t.Context(), p, busy, callTimeout)
 			results <- err
 		}()
 	}
@@ -94,6 +107,7 @@ func TestPoolAdmitsAndQueues(t *testing.T) {
 	if _, _, err := score(t.Context(), p, "x", time.Second); !errors.Is(err, ErrBusy) {
 		t.Errorf("a third call got %v, want ErrBusy", err)
 	}
+	open()
 	for range 2 {
 		if err := <-results; err != nil {
 			t.Error(err)
@@ -104,15 +118,17 @@ func TestPoolAdmitsAndQueues(t *testing.T) {
 func TestPoolUsesEveryWorker(t *testing.T) {
 	p := newPool(t, newProcesses(t, mixScript), PoolConfig{Workers: 3, MaxConcurrent: 3})
 	waitState(t, p, StateReady)
+	busy, open := gate(t)
 	var wg sync.WaitGroup
 	for range 3 {
 		wg.Go(func() {
-			if _, _, err := score(t.Context(), p, "sleep 0.5", 10*time.Second); err != nil {
+			if _, _, err := score(t.Context(), p, busy, callTimeout); err != nil {
 				t.Error(err)
 			}
 		})
 	}
 	waitStatus(t, p, "three at once", func(s Status) bool { return s.Executing == 3 && s.Waiting == 0 })
+	open()
 	wg.Wait()
 	if s := p.Status(); s.Restarts != 0 {
 		t.Errorf("%d restarts", s.Restarts)
@@ -132,7 +148,7 @@ func TestPoolDeadline(t *testing.T) {
 				t.Errorf("the caller waited %s", took)
 			}
 			// While it goes on the slot is taken; afterwards the same process serves the next.
-			status, got, err := score(t.Context(), p, "next", 20*time.Second)
+			status, got, err := score(t.Context(), p, "next", callTimeout)
 			if err != nil || status != 200 || got != `"next"` {
 				t.Errorf("next call: %d %q %v", status, got, err)
 			}
@@ -170,18 +186,16 @@ func TestPoolWorkerDies(t *testing.T) {
 		t.Run(strings.Fields(body)[0], func(t *testing.T) {
 			p := newPool(t, newProcesses(t, mixScript), PoolConfig{MaxConcurrent: 8})
 			waitState(t, p, StateReady)
-			gate := make(chan struct{})
+			busy, open := gate(t)
 			var wg sync.WaitGroup
 			wg.Go(func() {
-				_, _, err := score(t.Context(), p, "sleep 0.2", 10*time.Second)
-				close(gate)
-				if err != nil {
+				if _, _, err := score(t.Context(), p, busy, callTimeout); err != nil {
 					t.Errorf("the one before: %v", err)
 				}
 			})
 			waitStatus(t, p, "busy", func(s Status) bool { return s.Executing == 1 })
 			wg.Go(func() {
-				_, _, err := score(t.Context(), p, body, 10*time.Second)
+				_, _, err := score(t.Context(), p, body, callTimeout)
 				var gone *LostError
 				if !errors.As(err, &gone) || !strings.Contains(gone.Cause, cause) {
 					t.Errorf("the one that dies: %v, want a LostError with %q", err, cause)
@@ -190,11 +204,13 @@ func TestPoolWorkerDies(t *testing.T) {
 			waitStatus(t, p, "one waiting", func(s Status) bool { return s.Waiting == 1 })
 			for range 4 {
 				wg.Go(func() {
-					if status, _, err := score(t.Context(), p, "x", 20*time.Second); err != nil || status != 200 {
+					if status, _, err := score(t.Context(), p, "x", callTimeout); err != nil || status != 200 {
 						t.Errorf("one behind it: %d %v", status, err)
 					}
 				})
 			}
+			waitStatus(t, p, "all waiting", func(s Status) bool { return s.Waiting == 5 })
+			open()
 			wg.Wait()
 			s := waitState(t, p, StateReady)
 			if s.Restarts != 1 || s.Exit == nil || s.Exit.InInit || s.Exit.Permanent || s.Exit.Reason == "" {
@@ -207,11 +223,11 @@ func TestPoolWorkerDies(t *testing.T) {
 func TestPoolSysExitKeepsTheWorker(t *testing.T) {
 	p := newPool(t, newProcesses(t, mixScript), PoolConfig{})
 	waitState(t, p, StateReady)
-	status, _, err := score(t.Context(), p, "sysexit 1", 5*time.Second)
+	status, _, err := score(t.Context(), p, "sysexit 1", callTimeout)
 	if err != nil || status != 500 {
 		t.Errorf("sys.exit: %d %v, want 500", status, err)
 	}
-	if status, _, err := score(t.Context(), p, "x", 5*time.Second); err != nil || status != 200 {
+	if status, _, err := score(t.Context(), p, "x", callTimeout); err != nil || status != 200 {
 		t.Errorf("next: %d %v", status, err)
 	}
 	if s := p.Status(); s.Restarts != 0 {
@@ -264,7 +280,7 @@ func TestPoolLaunchFails(t *testing.T) {
 		t.Errorf("exit %+v", s.Exit)
 	}
 	for end := time.Now().Add(90 * time.Second); ; {
-		if _, _, err := score(t.Context(), p, "x", 5*time.Second); errors.Is(err, ErrClosed) {
+		if _, _, err := score(t.Context(), p, "x", callTimeout); errors.Is(err, ErrClosed) {
 			break
 		} else if time.Now().After(end) {
 			t.Fatalf("calls without a worker got %v, want ErrClosed", err)
@@ -274,7 +290,7 @@ func TestPoolLaunchFails(t *testing.T) {
 	l.broken = nil
 	l.mu.Unlock()
 	waitState(t, p, StateReady)
-	if status, _, err := score(t.Context(), p, "x", 5*time.Second); err != nil || status != 200 {
+	if status, _, err := score(t.Context(), p, "x", callTimeout); err != nil || status != 200 {
 		t.Errorf("after it came up: %d %v", status, err)
 	}
 }
@@ -289,13 +305,23 @@ func TestPoolKillsHungWorker(t *testing.T) {
 		},
 	})
 	waitState(t, p, StateReady)
-	if _, _, err := score(t.Context(), p, "csleep 60", 100*time.Millisecond); !errors.Is(err, ErrDeadline) {
-		t.Fatalf("got %v, want ErrDeadline", err)
+	ctx, cancel := context.WithCancel(t.Context())
+	hung := make(chan error, 1)
+	go func() { _, _, err := score(ctx, p, "csleep 600", 700*time.Second); hung <- err }()
+	waitStatus(t, p, "hung", func(Status) bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.workers[0].inc.page.running() != 0
+	})
+	cancel()
+	if err := <-hung; !errors.Is(err, context.Canceled) {
+		t.Fatalf("got %v, want context.Canceled", err)
 	}
-	if status, _, err := score(t.Context(), p, "x", 20*time.Second); err != nil || status != 200 {
+	if status, _, err := score(t.Context(), p, "x", callTimeout); err != nil || status != 200 {
 		t.Errorf("after the kill: %d %v", status, err)
 	}
-	s := waitState(t, p, StateReady)
+	// The turn ends a moment after the worker can be called again.
+	s := waitStatus(t, p, "ready, its turn ended", func(s Status) bool { return s.State == StateReady && done.Load() > 0 })
 	if s.Restarts != 1 || turns.Load() != 1 || done.Load() != 1 {
 		t.Errorf("%d restarts, %d turns, %d ended; want one each", s.Restarts, turns.Load(), done.Load())
 	}
@@ -316,7 +342,7 @@ func TestPoolManyTimeouts(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if status, _, err := score(t.Context(), p, "x", 20*time.Second); err != nil || status != 200 {
+	if status, _, err := score(t.Context(), p, "x", callTimeout); err != nil || status != 200 {
 		t.Errorf("after 1,000 time-outs: %d %v", status, err)
 	}
 	if s := p.Status(); s.Restarts != 0 {
@@ -332,12 +358,13 @@ func TestPoolReattaches(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitState(t, first, StateReady)
-	_, pid, err := score(t.Context(), first, "pid", 5*time.Second)
+	_, pid, err := score(t.Context(), first, "pid", callTimeout)
 	if err != nil {
 		t.Fatal(err)
 	}
 	slow := make(chan error, 1)
-	go func() { _, _, err := score(t.Context(), first, "csleep 1", 10*time.Second); slow <- err }()
+	busy, open := gate(t)
+	go func() { _, _, err := score(t.Context(), first, busy, callTimeout); slow <- err }()
 	waitStatus(t, first, "busy", func(s Status) bool { return s.Executing == 1 })
 	for first.workers[0].inc.page.running() == 0 {
 		time.Sleep(time.Millisecond)
@@ -349,7 +376,8 @@ func TestPoolReattaches(t *testing.T) {
 	if s.Executing != 1 {
 		t.Errorf("the request of the pool before counts as %d, want 1", s.Executing)
 	}
-	status, again, err := score(t.Context(), second, "pid", 20*time.Second)
+	open()
+	status, again, err := score(t.Context(), second, "pid", callTimeout)
 	if err != nil || status != 200 || again != pid {
 		t.Errorf("answer of %q (%d, %v), want the same process %q", again, status, err, pid)
 	}
@@ -386,8 +414,9 @@ func TestPoolDrains(t *testing.T) {
 	p := newPool(t, newProcesses(t, mixScript), PoolConfig{MaxConcurrent: 4})
 	waitState(t, p, StateReady)
 	answered := make(chan error, 2)
+	busy, open := gate(t)
 	for range 2 {
-		go func() { _, _, err := score(t.Context(), p, "sleep 0.2", 10*time.Second); answered <- err }()
+		go func() { _, _, err := score(t.Context(), p, busy, callTimeout); answered <- err }()
 	}
 	waitStatus(t, p, "busy", func(s Status) bool { return s.Executing+s.Waiting == 2 })
 	short, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
@@ -398,6 +427,7 @@ func TestPoolDrains(t *testing.T) {
 	if _, _, err := score(t.Context(), p, "x", time.Second); !errors.Is(err, ErrClosed) {
 		t.Errorf("a call while it drains got %v, want ErrClosed", err)
 	}
+	open()
 	if err := p.Drain(t.Context()); err != nil {
 		t.Error(err)
 	}
@@ -473,7 +503,7 @@ func TestPoolCloseUnderLoad(t *testing.T) {
 	for range 8 {
 		wg.Go(func() {
 			for {
-				_, _, err := score(t.Context(), p, "sleep 0.01", 10*time.Second)
+				_, _, err := score(t.Context(), p, "sleep 0.01", callTimeout)
 				if errors.Is(err, ErrClosed) {
 					return
 				}
@@ -509,12 +539,12 @@ def run(raw_data):
     return "fine"
 `, "COUNT="+count), PoolConfig{MaxConcurrent: 2})
 	waitState(t, p, StateReady)
-	_, err := p.Do(t.Context(), newCall("break", 20*time.Second))
+	_, err := p.Do(t.Context(), newCall("break", callTimeout))
 	var gone *LostError
 	if !errors.As(err, &gone) || !strings.Contains(gone.Cause, "exited with status") {
 		t.Errorf("%v, want a LostError with the cause", err)
 	}
-	answer, err := p.Do(t.Context(), newCall("x", 20*time.Second))
+	answer, err := p.Do(t.Context(), newCall("x", callTimeout))
 	if err != nil || answer.Status != 200 {
 		t.Fatalf("after the restart: %+v %v", answer, err)
 	}

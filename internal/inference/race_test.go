@@ -141,7 +141,7 @@ def run(raw_data):
 			rng := rand.New(rand.NewPCG(uint64(c), 7))
 			for i := range 400 {
 				id := fmt.Sprintf("%d-%d", c, i)
-				ctx, timeout, patient := t.Context(), 20*time.Second, true
+				ctx, timeout, patient := t.Context(), callTimeout, true
 				cancel := func() {}
 				slow := "0"
 				switch rng.IntN(20) {
