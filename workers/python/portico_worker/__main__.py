@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+FORK_SERVER = "fork-server"  # the first argument of a fork server; names of modules follow
+
 
 def _start() -> int:
     # Python put this directory first on sys.path. The package is imported from its parent and both are gone
@@ -14,7 +16,12 @@ def _start() -> int:
     sys.path.insert(0, os.path.dirname(here))
     from portico_worker.main import main
 
+    forks = sys.argv[1:2] == [FORK_SERVER]
+    if forks:
+        from portico_worker import forkserver
     sys.path.pop(0)
+    if forks and not forkserver.serve(sys.argv[2:]):
+        return 0
     return main()
 
 

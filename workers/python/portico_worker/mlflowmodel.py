@@ -37,7 +37,7 @@ _FIELDS = [
 ]
 # Settings of MLflow that suit an instance, where the deployment says nothing else: a model that serves reports to
 # nobody, and what it may log goes to the scratch directory, the working directory.
-_SETTINGS = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "GIT_PYTHON_REFRESH": "quiet"}
+SETTINGS = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "GIT_PYTHON_REFRESH": "quiet"}
 
 _log = logging.getLogger(LOGGER)
 
@@ -55,7 +55,7 @@ class Model:
 
     def init(self) -> None:
         """Load the model."""
-        for name, value in _SETTINGS.items():
+        for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
         pyfunc = importlib.import_module("mlflow.pyfunc")
         mlflow = importlib.import_module("mlflow")
