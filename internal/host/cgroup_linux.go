@@ -58,12 +58,19 @@ func openCgroups(key string) *cgroups {
 			cg.addV2(m, own[""], key)
 		}
 	}
+	own2 := cg.hierarchies
 	for _, m := range mounts {
 		for _, c := range cgroupControllers {
 			if !m.v2 && slices.Contains(m.options, c) && !cg.has(c) {
 				cg.addV1(m, own[c], key, c)
 			}
 		}
+	}
+	// A hierarchy of version 2 without controllers only finds processes, which those of version 1 do too; moving a
+	// process into it waits for every processor.
+	if len(own2) == 1 && len(own2[0].controllers) == 0 && len(cg.hierarchies) > 1 {
+		removeCgroups(context.Background(), []string{own2[0].base})
+		cg.hierarchies = cg.hierarchies[1:]
 	}
 	return cg
 }
@@ -145,6 +152,16 @@ func (cg *cgroups) make(name string, limits Limits) (dirs []string, err error) {
 		}
 	}
 	return dirs, nil
+}
+
+// limit sets the limits of cgroups that make made.
+func (cg *cgroups) limit(dirs []string, limits Limits) error {
+	for i, dir := range dirs {
+		if err := cg.hierarchies[i].limit(dir, limits); err != nil {
+			return fmt.Errorf("limit cgroup: %w", err)
+		}
+	}
+	return nil
 }
 
 func (h *hierarchy) limit(dir string, limits Limits) error {

@@ -25,6 +25,7 @@ func (p *proc) pump() {
 // attend waits for the end of a process, ends what it left behind, and then records and tells its exit.
 func (s *supervisor) attend(p *proc) {
 	d := <-p.child.died
+	p.forks.stop()
 	ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
 	defer cancel()
 	err := endMembers(ctx, p.rec)

@@ -98,6 +98,11 @@ func (r *rig) attach() {
 		if r.t.Failed() {
 			text, _ := os.ReadFile(filepath.Join(stateDir(r.cfg.DataDir), "host.log"))
 			r.t.Logf("host.log:\n%s", text)
+			logs, _ := filepath.Glob(filepath.Join(r.cfg.DataDir, "log", "*server*", "*"))
+			for _, l := range logs {
+				text, _ := os.ReadFile(l)
+				r.t.Logf("%s:\n%s", l, text)
+			}
 		}
 	})
 }

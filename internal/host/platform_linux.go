@@ -51,8 +51,8 @@ func (p *platform) close() {
 }
 
 // capabilities finds out what is in force: contain makes a process namespace, probe a
-// sandbox, and both say why they cannot.
-func (p *platform) capabilities(contain, probe func() error) Capabilities {
+// sandbox, forks the namespaces of a fork in one, and each says why it cannot.
+func (p *platform) capabilities(contain, probe, forks func() error) Capabilities {
 	c := Capabilities{
 		Users: p.users != nil, Memory: p.cgroups.has("memory"), CPU: p.cgroups.has("cpu"), Pids: p.cgroups.has("pids"),
 		Tracked: len(p.cgroups.hierarchies) > 0,
@@ -70,6 +70,11 @@ func (p *platform) capabilities(contain, probe func() error) Capabilities {
 	} else {
 		c.Mounts = true
 	}
+	if err := p.canFork(c, forks); err != nil {
+		reduce("workers are executed, not forked: %v", err)
+	} else {
+		c.Forks = true
+	}
 	for _, l := range []struct {
 		have bool
 		what string
@@ -82,6 +87,20 @@ func (p *platform) capabilities(contain, probe func() error) Capabilities {
 		reduce("children that leave their process group are found by a mark in their environment: no usable cgroup")
 	}
 	return c
+}
+
+// canFork says why a fork would be less isolated here than what is executed.
+func (p *platform) canFork(c Capabilities, probe func() error) error {
+	switch {
+	case !c.Users:
+		return nil // neither is isolated
+	case !c.Mounts:
+		return errors.New("there are no file systems of their own")
+	}
+	if err := probeMounts(); err != nil {
+		return err
+	}
+	return probe()
 }
 
 func (p *platform) makeCgroups(name string, limits Limits) ([]string, error) {

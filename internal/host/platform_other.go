@@ -23,6 +23,13 @@ const (
 
 var errNoIsolation = errors.New("this operating system offers none of it to Portico")
 
+// mounter visits mount namespaces on Linux.
+type mounter struct{}
+
+func newMounter() *mounter { return nil }
+
+func (*mounter) close() {}
+
 type platform struct {
 	users      noUsers
 	sandboxDir string
@@ -41,11 +48,12 @@ func newPlatform(context.Context, Config, string) (*platform, error) { return &p
 
 func (p *platform) close() {}
 
-func (p *platform) capabilities(_, _ func() error) Capabilities {
+func (p *platform) capabilities(_, _, _ func() error) Capabilities {
 	return Capabilities{Reductions: []string{
 		"user code runs as the host's own user and sees its files: " + errNoIsolation.Error(),
 		"memory, CPU and process limits are not enforced: " + errNoIsolation.Error(),
 		"children that leave their process group are not found: " + errNoIsolation.Error(),
+		"workers are executed, not forked: " + errNoFork.Error(),
 	}}
 }
 

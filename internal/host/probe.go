@@ -6,21 +6,20 @@ import (
 )
 
 // probeSandbox builds the file system of a sandbox in a stage that then ends, and says why that does not work here.
-func (s *supervisor) probeSandbox(ctx context.Context) error {
+// With forks it asks for the namespaces of a fork too.
+func (s *supervisor) probeSandbox(ctx context.Context, forks bool) error {
 	lease, err := s.platform.users.take()
 	if err != nil {
 		return err
 	}
 	defer lease.release()
 	p := &proc{rec: &record{Process: Process{ID: "sandbox-probe"}}}
-	ours, theirs, err := socketPair()
-	if err != nil {
+	files := &inherited{}
+	if err := files.addStage(); err != nil {
 		return err
 	}
-	files := &inherited{stage: ours}
-	files.files[stageFD] = theirs
 	defer files.close()
-	plan := &stagePlan{UID: lease.uid, Sandbox: s.platform.sandboxDir, Probe: true}
+	plan := &stagePlan{UID: lease.uid, Sandbox: s.platform.sandboxDir, Probe: true, Forks: forks}
 	if err := s.fork(p, plan, files); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -29,6 +30,9 @@ var (
 	ErrDraining = errors.New("the host is draining")
 	// ErrStart: the process could not be set up; no user code ran and no exit follows.
 	ErrStart = errors.New("cannot start the process")
+	// ErrFork: the process could not be forked; it may be started without ProcessSpec.From. Also why a fork server is
+	// none. No user code ran.
+	ErrFork = errors.New("cannot fork the process")
 	// ErrInternal: the supervisor failed; its log says more.
 	ErrInternal = errors.New("the host failed")
 )
@@ -62,6 +66,11 @@ type ProcessSpec struct {
 	// Page is the path of the status page: PageBytes zeroed bytes, passed as fd 4. Empty: fd 4 is closed.
 	Page string
 	Log  LogSpec
+	// Forks makes the process a fork server. It has no socket and no page, and Start waits for its report.
+	Forks *ForkSpec
+	// From is the id of a running fork server from which the process is forked instead of executed: Argv[1:], Env, Dir
+	// and all else are what it finds afterwards. ErrFork: that is not possible.
+	From string
 }
 
 // PageBytes is the size of a status page.
@@ -106,6 +115,10 @@ type Process struct {
 	Socket    string    `json:"socket,omitempty"`
 	Page      string    `json:"page,omitempty"`
 	LogDir    string    `json:"log_dir,omitempty"`
+	From      string    `json:"from,omitempty"`  // the fork server that it was forked from
+	Spare     bool      `json:"spare,omitempty"` // it was forked before it was asked for
+	// Report is what a fork server said when it was ready; in the answer of Start only.
+	Report json.RawMessage `json:"report,omitempty"`
 	// Exit is nil while the process runs.
 	Exit *Exit `json:"exit,omitempty"`
 }
@@ -147,8 +160,14 @@ type Capabilities struct {
 	// Contained: when the supervisor dies, the kernel ends everything that it started. Otherwise it ends the
 	// processes themselves, and what they started in turn waits for KillRecorded.
 	Contained bool `json:"contained"`
+	Forks     bool `json:"forks"` // processes can be forked from fork servers, as isolated as others
 	// Reductions says in one sentence each what is missing and why.
 	Reductions []string `json:"reductions,omitempty"`
+}
+
+// Isolated says that nothing of the isolation is missing.
+func (c *Capabilities) Isolated() bool {
+	return c.Users && c.Mounts && c.Memory && c.CPU && c.Pids && c.Tracked && c.Contained
 }
 
 // Info is what a supervisor says of itself.
@@ -186,6 +205,12 @@ func (s *ProcessSpec) check() error {
 		return bad("a limit is negative")
 	case s.Log.FileBytes < 0 || s.Log.Files < 0:
 		return bad("a size of the log is negative")
+	case s.Forks != nil && (s.Socket != "" || s.Page != "" || s.From != ""):
+		return bad("a fork server has no socket and no page, and is not forked")
+	case s.Forks != nil && (s.Forks.Spares < 0 || s.Forks.Spares > MaxSpares):
+		return bad("%d spares: use 0 to %d", s.Forks.Spares, MaxSpares)
+	case s.From != "" && !idRule.MatchString(s.From):
+		return bad("from %.40q is not an id", s.From)
 	case len(s.Socket) >= maxSocketBytes:
 		return bad("the path of the socket has %d bytes, allowed are %d", len(s.Socket), maxSocketBytes-1)
 	}

@@ -72,12 +72,14 @@ type wireSpec struct {
 	Socket string            `json:"socket,omitempty"`
 	Page   string            `json:"page,omitempty"`
 	Log    LogSpec           `json:"log,omitzero"`
+	Forks  *ForkSpec         `json:"forks,omitempty"`
+	From   string            `json:"from,omitempty"`
 }
 
 func toWire(s ProcessSpec) *wireSpec {
 	w := &wireSpec{
 		ID: s.ID, Labels: s.Labels, Argv: s.Argv, Dir: s.Dir, User: s.User, Limits: s.Limits, View: s.View,
-		Socket: s.Socket, Page: s.Page, Log: s.Log, Env: make(map[string]string, len(s.Env)),
+		Socket: s.Socket, Page: s.Page, Log: s.Log, Forks: s.Forks, From: s.From, Env: make(map[string]string, len(s.Env)),
 	}
 	for k, v := range s.Env {
 		w.Env[k] = v.Reveal()
@@ -88,7 +90,8 @@ func toWire(s ProcessSpec) *wireSpec {
 func (w *wireSpec) spec() ProcessSpec {
 	s := ProcessSpec{
 		ID: w.ID, Labels: w.Labels, Argv: w.Argv, Dir: w.Dir, User: w.User, Limits: w.Limits, View: w.View,
-		Socket: w.Socket, Page: w.Page, Log: w.Log, Env: make(map[string]online.Secret, len(w.Env)),
+		Socket: w.Socket, Page: w.Page, Log: w.Log, Forks: w.Forks, From: w.From,
+		Env: make(map[string]online.Secret, len(w.Env)),
 	}
 	for k, v := range w.Env {
 		s.Env[k] = online.Secret(v)
@@ -109,7 +112,8 @@ var wireCodes = []struct {
 	code string
 	err  error
 }{
-	{"start", ErrStart}, // first: it may wrap another
+	{"fork", ErrFork},   // first: it may wrap another
+	{"start", ErrStart}, // so may this
 	{"not_found", ErrNotFound},
 	{"bad_request", ErrBadRequest},
 	{"address", ErrAddress},
@@ -178,7 +182,9 @@ func writeMessage(conn *net.UnixConn, v any, rights []byte) error {
 		if err != nil {
 			return fmt.Errorf("write message: %w", err)
 		}
-		line = line[n:]
+		if line = line[n:]; len(line) == 0 {
+			return nil // an empty write would fail where the reader is content and gone
+		}
 	}
 	if _, err := conn.Write(line); err != nil {
 		return fmt.Errorf("write message: %w", err)

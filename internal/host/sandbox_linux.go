@@ -90,23 +90,49 @@ func enterSandbox(plan *stagePlan) error {
 
 // system shows the read-only directories of the operating system.
 func (s *sandbox) system() error {
-	for _, p := range slices.Concat(systemPaths, etcPaths, hardwarePaths) {
-		if slices.Contains(systemPaths, p) {
-			if target, err := os.Readlink(p); err == nil {
-				if err := s.root.Symlink(target, p[1:]); err != nil {
-					return err
-				}
-				continue
-			}
-		}
-		if _, err := os.Stat(p); err != nil {
-			continue // this system has none
-		}
+	if err := s.links(); err != nil {
+		return err
+	}
+	for _, p := range s.shown() {
 		if err := s.bind(p, p, unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// links makes the links of the sandbox: those of the system's directories that are links, and those in /dev.
+func (s *sandbox) links() error {
+	for _, p := range systemPaths {
+		if target, err := os.Readlink(p); err == nil {
+			if err := s.root.Symlink(target, p[1:]); err != nil {
+				return err
+			}
+		}
+	}
+	if err := s.root.MkdirAll("dev", 0o755); err != nil {
+		return err
+	}
+	for name, target := range map[string]string{
+		"dev/fd": "/proc/self/fd", "dev/stdin": "/proc/self/fd/0",
+		"dev/stdout": "/proc/self/fd/1", "dev/stderr": "/proc/self/fd/2",
+	} {
+		if err := s.root.Symlink(target, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// shown lists what this system has of the read-only paths.
+func (s *sandbox) shown() []string {
+	return slices.DeleteFunc(slices.Concat(systemPaths, etcPaths, hardwarePaths), func(p string) bool {
+		if _, err := os.Stat(p); err != nil {
+			return true
+		}
+		_, err := os.Readlink(p)
+		return err == nil && slices.Contains(systemPaths, p)
+	})
 }
 
 // accounts writes the few names that programs look up.
@@ -126,14 +152,6 @@ func (s *sandbox) accounts(uid int) error {
 func (s *sandbox) devices() error {
 	for _, p := range devicePaths {
 		if err := s.bind(p, p, unix.MS_NOSUID|unix.MS_NOEXEC); err != nil {
-			return err
-		}
-	}
-	for name, target := range map[string]string{
-		"dev/fd": "/proc/self/fd", "dev/stdin": "/proc/self/fd/0",
-		"dev/stdout": "/proc/self/fd/1", "dev/stderr": "/proc/self/fd/2",
-	} {
-		if err := s.root.Symlink(target, name); err != nil {
 			return err
 		}
 	}

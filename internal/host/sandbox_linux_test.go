@@ -20,6 +20,36 @@ func sandboxed(t *testing.T) *rig {
 	return r
 }
 
+// sandboxChecks are shell scripts that succeed in a process that is isolated and sees code.
+func sandboxChecks(dataDir, code string) []struct{ name, script string } {
+	return []struct{ name, script string }{
+		{"user", `test $(id -u) -ge 60000 && test $(id -g) -eq $(id -u) && test "$(id -G)" = "$(id -u)"`},
+		{"user-name", `test "$(id -un)" = portico`},
+		{"no-data-dir", `! ls ` + filepath.Join(dataDir, "master.key") + ` && ! ls ` + stateDir(dataDir)},
+		{"view", `grep seen ` + filepath.Join(code, "score.py")},
+		{"view-read-only", `! touch ` + filepath.Join(code, "new")},
+		{"no-home", `! ls -A /root && ! ls -A /home`},
+		{"no-shadow", `! test -e /etc/shadow`},
+		{"no-write-etc", `! touch /etc/new && ! sh -c 'echo x >>/etc/passwd'`},
+		{"no-write-usr", `! touch /usr/new && ! touch /new && ! mkdir /var/new`},
+		{"tmp", `test -z "$(ls -A /tmp | grep -v ^$(echo ` + dataDir + ` | cut -d/ -f3)$)" && echo x >/tmp/mine && cat /tmp/mine`},
+		{"shm", `echo x >/dev/shm/mine && cat /dev/shm/mine`},
+		{"devices", `echo x >/dev/null && head -c 4 /dev/urandom >/dev/null && ! test -e /dev/kmsg && ! test -e /dev/vda`},
+		{"no-capabilities", `grep -q '^CapBnd:.0*$' /proc/self/status && grep -q '^CapEff:.0*$' /proc/self/status && grep -q '^CapInh:.0*$' /proc/self/status`},
+		{"no-new-privileges", `grep -q '^NoNewPrivs:.1$' /proc/self/status`},
+		{"no-mount", `! mount -t tmpfs x /tmp`},
+		{"no-namespace", `! unshare -m true`},
+		{"no-other-processes", `for p in /proc/[0-9]*; do test "$(stat -c %u $p)" = "$(id -u)" || exit 1; done`},
+		{"no-signals", `! kill -0 1`},
+		{"no-control-socket", `! ls ` + filepath.Join(dataDir, "run")},
+		{"no-cgroups", `! ls /sys/fs/cgroup && ! ls /sys/kernel`},
+		{"resolver", `test -e /etc/hosts && test -r /etc/ld.so.cache`},
+		{"no-core-files", `test "$(ulimit -c)" = 0`},
+		{"cores", `test -d /sys/devices/system/cpu`},
+		{"own-session", `test "$(ps -o sid= -p $$ | tr -d ' ')" = "$$" || test "$(cut -d' ' -f6 /proc/$$/stat)" = "$$"`},
+	}
+}
+
 func TestSandboxHidesAndProtects(t *testing.T) {
 	r := sandboxed(t)
 	if err := os.WriteFile(filepath.Join(r.cfg.DataDir, "master.key"), []byte("key"), 0o600); err != nil {
@@ -32,32 +62,7 @@ func TestSandboxHidesAndProtects(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(code, "score.py"), []byte("seen"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	for _, tt := range []struct{ name, script string }{
-		{"user", `test $(id -u) -ge 60000 && test $(id -g) -eq $(id -u) && test "$(id -G)" = "$(id -u)"`},
-		{"user-name", `test "$(id -un)" = portico`},
-		{"no-data-dir", `! ls ` + filepath.Join(r.cfg.DataDir, "master.key") + ` && ! ls ` + stateDir(r.cfg.DataDir)},
-		{"view", `grep seen ` + filepath.Join(code, "score.py")},
-		{"view-read-only", `! touch ` + filepath.Join(code, "new")},
-		{"no-home", `! ls -A /root && ! ls -A /home`},
-		{"no-shadow", `! test -e /etc/shadow`},
-		{"no-write-etc", `! touch /etc/new && ! sh -c 'echo x >>/etc/passwd'`},
-		{"no-write-usr", `! touch /usr/new && ! touch /new && ! mkdir /var/new`},
-		{"tmp", `test -z "$(ls -A /tmp | grep -v ^$(echo ` + r.cfg.DataDir + ` | cut -d/ -f3)$)" && echo x >/tmp/mine && cat /tmp/mine`},
-		{"shm", `echo x >/dev/shm/mine && cat /dev/shm/mine`},
-		{"devices", `echo x >/dev/null && head -c 4 /dev/urandom >/dev/null && ! test -e /dev/kmsg && ! test -e /dev/vda`},
-		{"no-capabilities", `grep -q '^CapBnd:.0*$' /proc/self/status && grep -q '^CapEff:.0*$' /proc/self/status && grep -q '^CapInh:.0*$' /proc/self/status`},
-		{"no-new-privileges", `grep -q '^NoNewPrivs:.1$' /proc/self/status`},
-		{"no-mount", `! mount -t tmpfs x /tmp`},
-		{"no-namespace", `! unshare -m true`},
-		{"no-other-processes", `for p in /proc/[0-9]*; do test "$(stat -c %u $p)" = "$(id -u)" || exit 1; done`},
-		{"no-signals", `! kill -0 1`},
-		{"no-control-socket", `! ls ` + filepath.Join(r.cfg.DataDir, "run")},
-		{"no-cgroups", `! ls /sys/fs/cgroup && ! ls /sys/kernel`},
-		{"resolver", `test -e /etc/hosts && test -r /etc/ld.so.cache`},
-		{"no-core-files", `test "$(ulimit -c)" = 0`},
-		{"cores", `test -d /sys/devices/system/cpu`},
-		{"own-session", `test "$(ps -o sid= -p $$ | tr -d ' ')" = "$$" || test "$(cut -d' ' -f6 /proc/$$/stat)" = "$$"`},
-	} {
+	for _, tt := range sandboxChecks(r.cfg.DataDir, code) {
 		t.Run(tt.name, func(t *testing.T) {
 			spec := r.shell(tt.name, tt.script)
 			spec.User, spec.View = UserSeparate, []View{{Path: code}}

@@ -37,6 +37,7 @@ type stagePlan struct {
 	Sandbox string            `json:"sandbox,omitempty"` // an empty directory to build the new root on
 	View    []binding         `json:"view,omitempty"`
 	Probe   bool              `json:"probe,omitempty"` // build everything, then end
+	Forks   bool              `json:"forks,omitempty"` // before that, make the namespaces of a fork
 }
 
 // stageReport says that all is ready, or why not.
@@ -107,6 +108,9 @@ func stage(control *os.File) error {
 	// A supervisor that died before dieWithParent never sends this; one that dies after it takes us along.
 	if b, err := r.ReadByte(); err != nil || b != stageGo {
 		return errors.New("the supervisor went away")
+	}
+	if plan.Probe && plan.Forks {
+		return tryNamespaces()
 	}
 	if plan.Probe {
 		return nil

@@ -37,6 +37,7 @@ type proc struct {
 	out    *os.File // read end of its output
 	pumped chan struct{}
 	page   *page
+	forks  *forkServer // nil for all others
 	// Of these two the supervisor's lock is held.
 	running bool
 	killed  bool // a client sent SIGKILL: not the kernel's doing
@@ -53,7 +54,11 @@ func (s *supervisor) start(ctx context.Context, spec ProcessSpec) (Process, erro
 			return Process{}, err
 		}
 		if fresh {
-			return s.launch(ctx, p, &spec)
+			process, err := s.launch(ctx, p, &spec)
+			if err == nil && spec.Forks != nil {
+				return s.reported(ctx, p, process)
+			}
+			return process, err
 		}
 		select {
 		case <-p.ready:
@@ -65,6 +70,9 @@ func (s *supervisor) start(ctx context.Context, spec ProcessSpec) (Process, erro
 		s.mu.Unlock()
 		if failed != nil {
 			return Process{}, failed
+		}
+		if process.Exit == nil && spec.Forks != nil {
+			return s.reported(ctx, p, process)
 		}
 		if process.Exit == nil {
 			return process, nil
@@ -127,6 +135,9 @@ func (s *supervisor) launch(ctx context.Context, p *proc, spec *ProcessSpec) (Pr
 	if s.draining { // it came too late for the signals that drain sent
 		s.signalProc(p, syscall.SIGKILL, true)
 	}
+	if p.forks != nil {
+		go s.tend(p.forks) // attend waits for it
+	}
 	go func() {
 		defer s.attended.Done()
 		s.attend(p)
@@ -148,6 +159,12 @@ func (s *supervisor) setUp(ctx context.Context, p *proc, spec *ProcessSpec) (err
 			undo.run()
 		}
 	}()
+	if spec.From != "" {
+		if err := s.setUpFork(ctx, p, spec, undo); err != nil {
+			return fmt.Errorf("%w: %w", ErrFork, err)
+		}
+		return nil
+	}
 	startErr := func(err error) error { return fmt.Errorf("%w: %w", ErrStart, err) }
 	plan := &stagePlan{Argv: spec.Argv, Dir: spec.Dir, Env: map[string]string{markVariable: p.rec.Mark}}
 	for k, v := range spec.Env {
@@ -171,6 +188,14 @@ func (s *supervisor) setUp(ctx context.Context, p *proc, spec *ProcessSpec) (err
 		return startErr(err)
 	}
 	defer files.close()
+	if err := files.addStage(); err != nil {
+		return startErr(err)
+	}
+	if spec.Forks != nil {
+		if err := s.newForkServer(p, *spec.Forks, files, undo); err != nil {
+			return startErr(err)
+		}
+	}
 	if err := s.runStage(p, plan, files, undo); err != nil {
 		return startErr(err)
 	}
@@ -188,21 +213,30 @@ func (s *supervisor) separate(p *proc, spec *ProcessSpec, plan *stagePlan, undo 
 	}
 	undo.add(lease.release)
 	p.user, p.rec.UID, plan.UID = lease, lease.uid, lease.uid
-	shown, err := bindings(spec.View)
+	shown, err := give(spec.View, lease.uid)
 	if err != nil {
 		return err
-	}
-	for _, b := range shown {
-		if b.Writable {
-			if err := giveTo(b.From, lease.uid); err != nil {
-				return fmt.Errorf("view %s: %w", b.At, withoutPath(err))
-			}
-		}
 	}
 	if s.capable.Mounts {
 		plan.Sandbox, plan.View = s.platform.sandboxDir, shown
 	}
 	return nil
+}
+
+// give says what views mean, and gives what is writable to a user id.
+func give(views []View, uid int) ([]binding, error) {
+	shown, err := bindings(views)
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range shown {
+		if b.Writable {
+			if err := giveTo(b.From, uid); err != nil {
+				return nil, fmt.Errorf("view %s: %w", b.At, withoutPath(err))
+			}
+		}
+	}
+	return shown, nil
 }
 
 // inherited is what a process gets as its descriptors 0 to stageFD; nil is closed in it.
@@ -223,16 +257,19 @@ func (f *inherited) closePassed() {
 
 func (f *inherited) close() {
 	f.closePassed()
-	_ = f.stage.Close()
+	if f.stage != nil {
+		_ = f.stage.Close()
+	}
+}
+
+// addStage makes the pair over which the stage is spoken to.
+func (f *inherited) addStage() (err error) {
+	f.stage, f.files[stageFD], err = socketPair()
+	return err
 }
 
 func (s *supervisor) openFiles(p *proc, spec *ProcessSpec, undo *undoing) (f *inherited, err error) {
-	ours, theirs, err := socketPair()
-	if err != nil {
-		return nil, err
-	}
-	opened := &inherited{stage: ours}
-	opened.files[stageFD] = theirs
+	opened := &inherited{}
 	defer func() {
 		if err != nil {
 			opened.close()
@@ -341,18 +378,25 @@ func (s *supervisor) runStage(p *proc, plan *stagePlan, files *inherited, undo *
 	if err := enterCgroups(p.rec.Cgroups, p.rec.PID); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	err := s.journal.append(entry{Start: p.rec})
-	s.mu.Unlock()
-	if err != nil {
+	if err := s.recordStart(p, undo); err != nil {
 		return err
 	}
-	undo.add(func() { s.unrecord(p.rec.ID) })
 	if err := s.converse(p, plan, files.stage); err != nil {
 		return err
 	}
 	go p.pump()
 	return nil
+}
+
+// recordStart makes the start durable, before anything of the caller's runs.
+func (s *supervisor) recordStart(p *proc, undo *undoing) error {
+	s.mu.Lock()
+	err := s.journal.append(entry{Start: p.rec})
+	s.mu.Unlock()
+	if err == nil {
+		undo.add(func() { s.unrecord(p.rec.ID) })
+	}
+	return err
 }
 
 // converse gives the stage its plan and waits until it is the program.

@@ -37,6 +37,7 @@ type supervisor struct {
 	boot     string
 	platform *platform
 	forks    *forker
+	mounts   *mounter
 	children *children
 	inside   *enclosure // nil where there is none
 	capable  Capabilities
@@ -126,8 +127,11 @@ func (s *supervisor) run(ctx context.Context) error {
 	}()
 	s.capable = s.platform.capabilities(
 		func() (err error) { s.inside, err = s.contain(); return err },
-		func() error { return s.probeSandbox(ctx) },
+		func() error { return s.probeSandbox(ctx, false) },
+		func() error { return s.probeSandbox(ctx, true) },
 	)
+	s.mounts = newMounter()
+	defer s.mounts.close()
 	defer s.inside.close()
 	return s.serveUntilEnd(ctx)
 }

@@ -1,0 +1,415 @@
+package host
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"portico/internal/online"
+	"portico/workers"
+)
+
+// interpreter is the real program behind python3, and what a sandbox must show to run it.
+var interpreter = sync.OnceValues(func() (python struct{ path, prefix string }, err error) {
+	out, err := exec.Command("python3", "-c", "import sys; print(sys.executable); print(sys.base_prefix)").Output()
+	lines := strings.Fields(string(out))
+	if err == nil && len(lines) == 2 {
+		python.path, python.prefix = lines[0], lines[1]
+	}
+	return python, err
+})
+
+// forkRig is a rig with a worker's runtime and a fork server.
+type forkRig struct {
+	*rig
+	python, runtime string
+	view            []View
+}
+
+func newForkRig(t *testing.T) *forkRig {
+	t.Helper()
+	r := newRig(t)
+	if c := r.Info().Capabilities; !c.Forks {
+		t.Skip("nothing can be forked here: ", c.Reductions)
+	}
+	python, err := interpreter()
+	if err != nil || python.path == "" {
+		t.Fatalf("find Python: %v", err)
+	}
+	runtime, err := workers.Write(filepath.Join(r.cfg.DataDir, "runtime"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &forkRig{rig: r, python: python.path, runtime: runtime, view: []View{{Path: runtime}, {Path: python.prefix}}}
+}
+
+// server starts a fork server that imports what is named.
+func (r *forkRig) server(id string, spares int, view []View, names ...string) (Process, error) {
+	return r.Start(r.ctx, ProcessSpec{
+		ID: id, Argv: append([]string{r.python, r.runtime, "fork-server"}, names...), User: UserSeparate,
+		Env:   map[string]online.Secret{"PATH": "/usr/bin:/bin", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+		Forks: &ForkSpec{Spares: spares}, View: append(view, r.view...),
+		Log: LogSpec{Dir: filepath.Join(r.cfg.DataDir, "log", id)},
+	})
+}
+
+// worker describes a worker of a scoring script.
+func (r *forkRig) worker(id, from, script string) ProcessSpec {
+	r.t.Helper()
+	code, scratch := filepath.Join(r.cfg.DataDir, "code", id), filepath.Join(r.cfg.DataDir, "scratch", id)
+	for _, dir := range []string{code, scratch} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(code, "score.py"), []byte(script), 0o644); err != nil {
+		r.t.Fatal(err)
+	}
+	sockets, err := SocketDir(r.cfg.DataDir)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return ProcessSpec{
+		ID: id, From: from, Argv: []string{r.python, r.runtime}, User: UserSeparate, Dir: code,
+		Env: map[string]online.Secret{
+			"AML_APP_ROOT": online.Secret(code), "AZUREML_ENTRY_SCRIPT": "score.py", "PATH": "/usr/bin:/bin",
+			"SECRET": online.Secret("secret of " + id), "TMPDIR": online.Secret(scratch),
+		},
+		Limits: Limits{MemoryBytes: 512 << 20, CPUMillis: 1000, Pids: 100},
+		View:   append([]View{{Path: code}, {Path: scratch, Writable: true}}, r.view...),
+		Socket: filepath.Join(sockets, id+".sock"), Page: filepath.Join(r.cfg.DataDir, id+".page"),
+		Log: LogSpec{Dir: filepath.Join(r.cfg.DataDir, "log", id)},
+	}
+}
+
+// ask calls a worker's run.
+func (r *forkRig) ask(id, body string) (string, error) {
+	sockets, err := SocketDir(r.cfg.DataDir)
+	if err != nil {
+		return "", err
+	}
+	client := http.Client{Timeout: testTimeout, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(sockets, id+".sock"))
+		},
+	}}
+	answer, err := client.Post("http://worker/score", "application/json", strings.NewReader(body))
+	if err != nil {
+		return "", err
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if answer.StatusCode != http.StatusOK {
+		err = fmt.Errorf("status %d: %s", answer.StatusCode, text)
+	}
+	return string(text), err
+}
+
+func (r *forkRig) mustAsk(id, body string) string {
+	r.t.Helper()
+	text, err := r.ask(id, body)
+	if err != nil {
+		r.t.Fatalf("%s: %v\n%s", id, err, r.output(id))
+	}
+	return text
+}
+
+// probeScript answers what Python makes of the request's text.
+const probeScript = `
+import os, random, uuid, json, subprocess, threading, sys
+def init():
+    print("init in", os.getpid())
+def run(raw):
+    return str(eval(json.loads(raw)))
+`
+
+func quoted(code string) string {
+	text, _ := json.Marshal(code)
+	return string(text)
+}
+
+func TestForkServesAsAWorker(t *testing.T) {
+	r := newForkRig(t)
+	server, err := r.server("server", 1, nil, "json", "decimal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var report struct{ Modules []string }
+	if err := json.Unmarshal(server.Report, &report); err != nil || !strings.Contains(fmt.Sprint(report.Modules), "decimal") {
+		t.Errorf("report %s: %v", server.Report, err)
+	}
+	again, err := r.server("server", 1, nil)
+	if err != nil || again.PID != server.PID || string(again.Report) != string(server.Report) {
+		t.Errorf("a second start: %+v, %v", again, err)
+	}
+	for i, id := range []string{"first", "second", "third"} {
+		p := r.start(r.worker(id, "server", probeScript))
+		if p.From != "server" {
+			t.Errorf("%+v", p)
+		}
+		for code, want := range map[string]string{
+			"'decimal' in sys.modules": "True", "os.environ['SECRET']": "secret of " + id, "os.getcwd()": filepath.Join(r.cfg.DataDir, "code", id),
+			"open(0).read()": "", "len(os.listdir('/proc/self/task'))": "1", "sys.argv[1:]": "[]", "os.getsid(0) == os.getpid()": "True",
+			"[k for k in os.environ if 'PYTHON' in k]": "[]",
+			"subprocess.run(['true']).returncode":      "0", "len(os.listdir(os.environ['TMPDIR']))": "0",
+		} {
+			if got := r.mustAsk(id, quoted(code)); got != `"`+want+`"` {
+				t.Errorf("%d: %s is %s, want %s", i, code, got, want)
+			}
+		}
+		if out := r.output(id); !strings.Contains(out, "init in") {
+			t.Errorf("output %q", out)
+		}
+	}
+	if r.mustAsk("first", quoted("random.random()")) == r.mustAsk("second", quoted("random.random()")) {
+		t.Error("two forks draw the same numbers")
+	}
+	// An exit is recorded as any other's, with the last lines.
+	if _, err := r.ask("first", quoted("os._exit(7)")); err == nil {
+		t.Error("os._exit answered")
+	}
+	if e := r.exit("first"); e.Code != 7 || e.Signal != 0 || !strings.Contains(e.Tail, "init in") {
+		t.Errorf("exit %+v", e)
+	}
+	if _, err := r.ask("second", quoted("os.abort()")); err == nil {
+		t.Error("os.abort answered")
+	}
+	if e := r.exit("second"); e.Signal != int(syscall.SIGABRT) {
+		t.Errorf("exit %+v", e)
+	}
+	// The group of a fork is its own, and what it starts ends with it.
+	child := r.mustAsk("third", quoted("subprocess.Popen(['setsid', 'sleep', '1000']) and 1"))
+	if err := r.Signal(r.ctx, "third", syscall.SIGKILL, true); err != nil {
+		t.Fatal(child, err)
+	}
+	if e := r.exit("third"); e.Signal != int(syscall.SIGKILL) {
+		t.Errorf("exit %+v", e)
+	}
+	if rec := recordOf(t, r.cfg.DataDir, "third"); len(family(t, rec)) != 0 {
+		t.Errorf("left behind: %v", family(t, rec))
+	}
+	if !alive(server.PID) {
+		t.Error("the fork server ended with its forks")
+	}
+}
+
+// recordedSpare waits until a fork server has a spare, and starts a worker from it.
+func TestSparesAreAssigned(t *testing.T) {
+	r := newForkRig(t)
+	if _, err := r.server("server", 2, nil); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	eventually(t, "a start from a spare", func() bool {
+		n++
+		id := fmt.Sprintf("w%d", n)
+		p := r.start(r.worker(id, "server", probeScript))
+		if got := r.mustAsk(id, quoted("os.environ['SECRET']")); got != `"secret of `+id+`"` {
+			t.Fatalf("%s has %s", id, got)
+		}
+		return p.Spare
+	})
+}
+
+func TestForksOutliveTheirServer(t *testing.T) {
+	r := newForkRig(t)
+	server, err := r.server("server", 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := r.start(r.worker("w", "server", probeScript))
+	r.mustAsk("w", `"1"`)
+	stop, failures := make(chan struct{}), make(chan error, 1)
+	var asking sync.WaitGroup
+	asking.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if _, err := r.ask("w", `"1"`); err != nil {
+				failures <- err
+				return
+			}
+		}
+	})
+	killPID(t, server.PID)
+	if e := r.exit("server"); e.Signal != int(syscall.SIGKILL) {
+		t.Errorf("exit %+v", e)
+	}
+	if _, err := r.Start(r.ctx, r.worker("w2", "server", probeScript)); !errors.Is(err, ErrFork) {
+		t.Errorf("a start from a dead fork server: %v", err)
+	}
+	time.Sleep(50 * time.Millisecond) // some more requests
+	close(stop)
+	asking.Wait()
+	select {
+	case err := <-failures:
+		t.Errorf("a request was lost: %v", err)
+	default:
+	}
+	if !alive(p.PID) {
+		t.Error("the worker ended with its fork server")
+	}
+	r.mustAsk("w", `"1"`)
+	// The spare, whose parent is the host, is gone too.
+	eventually(t, "the end of the spares", func() bool { return !commandRuns(t, r.runtime+"\x00fork-server") || countForks(t, r.runtime) == 1 })
+	if _, err := r.server("server", 1, nil); err != nil {
+		t.Errorf("another fork server: %v", err)
+	}
+}
+
+// countForks counts the processes that have a fork server's command line.
+func countForks(t *testing.T, runtime string) int {
+	t.Helper()
+	pids, err := allPids()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, pid := range pids {
+		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if strings.Contains(string(line), runtime) && startTime(pid) != 0 {
+			n++
+		}
+	}
+	return n
+}
+
+func TestThreadsAreDetected(t *testing.T) {
+	r := newForkRig(t)
+	packages := filepath.Join(r.cfg.DataDir, "packages")
+	writeModule(t, packages, "busy", "import threading, time\nthreading.Thread(target=time.sleep, args=(1000,), daemon=True).start()\n")
+	_, err := r.serverWith("busy-server", packages, "busy")
+	if !errors.Is(err, ErrFork) || !strings.Contains(err.Error(), "importing busy leaves 1 more threads behind") {
+		t.Errorf("start: %v", err)
+	}
+	r.exit("busy-server")
+	// One that dies over its imports says so.
+	writeModule(t, packages, "deadly", "import os\nos._exit(9)\n")
+	if _, err := r.serverWith("deadly-server", packages, "deadly"); !errors.Is(err, ErrFork) || !strings.Contains(err.Error(), "ended before it was ready") {
+		t.Errorf("start: %v", err)
+	}
+}
+
+// serverWith starts a fork server that finds packages in a directory.
+func (r *forkRig) serverWith(id, packages string, names ...string) (Process, error) {
+	return r.Start(r.ctx, ProcessSpec{
+		ID: id, Argv: append([]string{r.python, r.runtime, "fork-server"}, names...), User: UserSeparate,
+		Env:   map[string]online.Secret{"PYTHONPATH": online.Secret(packages)},
+		Forks: &ForkSpec{}, View: append([]View{{Path: packages}}, r.view...),
+		Log: LogSpec{Dir: filepath.Join(r.cfg.DataDir, "log", id)},
+	})
+}
+
+func writeModule(t *testing.T, dir, name, text string) {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, name+".py"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A fork sees and may do what an executed process of the same specification does.
+func TestForksAreAsIsolated(t *testing.T) {
+	requireRoot(t)
+	r := newForkRig(t)
+	if err := os.WriteFile(filepath.Join(r.cfg.DataDir, "master.key"), []byte("key"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.server("server", 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"one", "two"} {
+		r.start(r.worker(id, "server", probeScript))
+		r.mustAsk(id, quoted("open('/tmp/of-"+id+"', 'w').close()"))
+	}
+	code := filepath.Join(r.cfg.DataDir, "code", "two")
+	if err := os.WriteFile(filepath.Join(code, "seen.py"), []byte("seen"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	shell := func(id, script string) string {
+		ask, _ := json.Marshal([]string{"/bin/sh", "-c", "PATH=$PATH:/usr/sbin:/sbin; (" + script + ") 2>&1"})
+		return r.mustAsk(id, quoted("subprocess.run("+string(ask)+", stdout=subprocess.PIPE, text=True)"))
+	}
+	for _, tt := range sandboxChecks(r.cfg.DataDir, code) {
+		switch tt.name {
+		case "own-session": // it is the fork's, not the shell's
+			continue
+		case "no-home": // the interpreter may lie in one
+			continue
+		case "view":
+			tt.script = "grep seen " + filepath.Join(code, "seen.py")
+		case "tmp":
+			tt.script = "test -e /tmp/of-two && ! test -e /tmp/of-one"
+		}
+		t.Run(tt.name, func(t *testing.T) {
+			if got := shell("two", tt.script); !strings.Contains(got, "returncode=0") {
+				t.Error(got)
+			}
+		})
+	}
+	for name, script := range map[string]string{
+		"other code":    "! ls " + filepath.Join(r.cfg.DataDir, "code", "one"),
+		"other scratch": "! ls " + filepath.Join(r.cfg.DataDir, "scratch", "one"),
+		"own scratch":   "touch $TMPDIR/mine",
+		"code":          "! touch " + filepath.Join(code, "new"),
+		"runtime":       "! touch " + filepath.Join(r.runtime, "new"),
+		"no way up":     `grep -q "^ *$(id -u) *$(id -u) *1$" /proc/self/uid_map && test $(wc -l </proc/self/uid_map) = 1`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := shell("two", script); !strings.Contains(got, "returncode=0") {
+				t.Error(got)
+			}
+		})
+	}
+	// Nothing of a sibling's secret is in memory that was inherited, or in what /proc tells.
+	search := `[p for p in os.listdir('/proc') if p.isdigit() and 'secret of ' + 'one' in open('/proc/'+p+'/environ', errors='replace').read()]`
+	if got := r.mustAsk("two", quoted(search)); got != `"[]"` {
+		t.Errorf("environments with the other's secret: %s", got)
+	}
+	if got := r.mustAsk("two", quoted("sorted(p for p in os.listdir('/proc') if p.isdigit()) == [str(os.getpid())]")); got != `"True"` {
+		t.Errorf("processes that are seen: %s", got)
+	}
+}
+
+// What a fork server's imports start, and its environment, are not the supervisor's to trust.
+func TestForksThatDoNotObeyAreRefused(t *testing.T) {
+	requireRoot(t)
+	r := newForkRig(t)
+	packages := filepath.Join(r.cfg.DataDir, "packages")
+	for name, trick := range map[string]string{
+		// It keeps the privileges of its new user namespace.
+		"greedy": "import portico_worker.forkserver as f\nf._drop = lambda libc, uid: None\n",
+		// It makes no namespaces.
+		"lazy": "import portico_worker.forkserver as f\nf._check = lambda result, what: None\nf._NEW_NAMESPACES = 0\n",
+		// It names the fork server's own process.
+		"liar": "import portico_worker.forkserver as f\nf._become = lambda *a: None\nf._Fork.__call__ = lambda self: (f.os.write(f.sys._getframe(1).f_locals['talk'], b'{}\\n'), 1)[1]\n",
+	} {
+		writeModule(t, packages, name, trick)
+		if _, err := r.serverWith(name, packages, name); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if _, err := r.Start(r.ctx, r.worker("w-"+name, name, probeScript)); !errors.Is(err, ErrFork) {
+			t.Errorf("%s: %v", name, err)
+		} else {
+			t.Logf("%s: %v", name, err)
+		}
+	}
+}
