@@ -13,7 +13,9 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
+	"portico/internal/compute/local"
 	"portico/internal/cost"
+	"portico/internal/host"
 	"portico/internal/intercept"
 	"portico/internal/online"
 )
@@ -43,6 +45,8 @@ type Config struct {
 	Overcommit        string
 	PythonPolicy      string
 	Isolation         string
+	WorkerStart       string
+	ForkSpares        int
 	Subscription      string
 	ResourceGroup     string
 	Workspace         string
@@ -114,6 +118,15 @@ func Settings() []Setting {
 		{Key: "overcommit", Default: "allow", Usage: "allow: instance types are ceilings; strict: refuse what the machine cannot hold", set: oneOf(func(c *Config) *string { return &c.Overcommit }, "allow", "strict")},
 		{Key: "python_version_policy", Default: "nearest", Usage: "when the asked Python is not here: nearest (with a warning) or strict", set: oneOf(func(c *Config) *string { return &c.PythonPolicy }, "nearest", "strict")},
 		{Key: "isolation", Default: "auto", Usage: "auto: as much as the machine allows; required: refuse to start without user ids, mounts and cgroups", set: oneOf(func(c *Config) *string { return &c.Isolation }, "auto", "required")},
+		{Key: "worker_start", Default: "fork", Usage: "fork: workers are forked from a process that has their packages imported (docs/starting.md); spawn: each starts Python anew", set: oneOf(func(c *Config) *string { return &c.WorkerStart }, "fork", "spawn")},
+		{Key: "fork_spares", Default: strconv.Itoa(local.DefaultSpares), Usage: "forked processes that wait for the next start, for each environment and workspace; 0 to 8", set: func(c *Config, v string) error {
+			n, err := strconv.Atoi(v)
+			if err != nil || n < 0 || n > host.MaxSpares {
+				return fmt.Errorf("%q is not a number from 0 to %d", v, host.MaxSpares)
+			}
+			c.ForkSpares = n
+			return nil
+		}},
 		{Key: "subscription", Default: "00000000-0000-0000-0000-000000000001", Usage: "default subscription", set: text(func(c *Config) *string { return &c.Subscription })},
 		{Key: "resource_group", Default: "portico", Usage: "default resource group", set: text(func(c *Config) *string { return &c.ResourceGroup })},
 		{Key: "workspace", Default: "default", Usage: "default workspace, made at the first start", set: text(func(c *Config) *string { return &c.Workspace })},

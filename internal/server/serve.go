@@ -201,7 +201,7 @@ func (s *serving) openHost(ctx context.Context) error {
 	if len(caps.Reductions) == 0 {
 		return nil
 	}
-	if s.cfg.Isolation == "required" {
+	if s.cfg.Isolation == "required" && !caps.Isolated() {
 		return fmt.Errorf("isolation is required and not complete on this machine: %s", strings.Join(caps.Reductions, "; "))
 	}
 	s.log.Warn("isolation is reduced on this machine", "reductions", strings.Join(caps.Reductions, "; "))
@@ -216,7 +216,7 @@ func (s *serving) openEngine(ctx context.Context) error {
 	}
 	s.engine, err = local.New(ctx, local.Config{
 		Host: s.hostConfig(), Runtime: runtime, Sealer: s.keys, Overcommit: local.Overcommit(s.cfg.Overcommit),
-		Variables: s.instanceVariables,
+		Variables: s.instanceVariables, NoForks: s.cfg.WorkerStart == "spawn", Spares: s.cfg.ForkSpares,
 	}, s.log)
 	if err != nil {
 		return err

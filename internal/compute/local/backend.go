@@ -27,6 +27,7 @@ type Backend struct {
 	log      *slog.Logger
 	files    *files
 	link     *link
+	forks    *forkServers
 	hub      *hub
 	sockets  string // directory of sockets
 	makeBody func(*instance) (body, error)
@@ -68,6 +69,8 @@ func open(
 		cfg: cfg, log: logger, files: records, link: newLink(cfg.Host, logger), hub: newHub(),
 		sets: map[string]*set{}, instances: map[string]*instance{}, past: map[string]*instanceRecord{},
 	}
+	b.forks = newForkServers(b)
+	b.link.forks = b.forks.observe
 	b.makeBody = func(i *instance) (body, error) { return makeBody(b, i) }
 	if b.sockets, err = host.SocketDir(cfg.Host.DataDir); err != nil {
 		return nil, fmt.Errorf("find the directory of sockets: %w", err)
@@ -166,6 +169,7 @@ func (b *Backend) housekeep() {
 			b.mu.Lock()
 			b.removeExpired(now)
 			b.mu.Unlock()
+			b.forks.prune(now, b.wantedForks())
 		case <-b.life.Done():
 			return
 		}

@@ -58,6 +58,9 @@ type Config struct {
 	HangTimeout time.Duration // how long a canceled request may go on before its worker is killed
 	StopGrace   time.Duration // from SIGTERM to SIGKILL of a worker that is stopped
 
+	NoForks bool // every worker is a new interpreter
+	Spares  int  // forks that wait for a start, for each fork server; 0: none, at most host.MaxSpares
+
 	KeepEnded    time.Duration // how long the output of an instance is kept after its end
 	KeepPerUID   int           // how many ended instances of one deployment are kept, whatever their age
 	LogFileBytes int64         // a worker's output is rotated at this size
@@ -78,6 +81,9 @@ func (c *Config) complete() error {
 	case OvercommitAllow, OvercommitStrict:
 	default:
 		return fmt.Errorf("overcommit %.40q is not one of %s, %s", c.Overcommit, OvercommitAllow, OvercommitStrict)
+	}
+	if c.Spares < 0 || c.Spares > host.MaxSpares {
+		return fmt.Errorf("%d spares: use 0 to %d", c.Spares, host.MaxSpares)
 	}
 	setDefault(&c.MaxInstances, DefaultMaxInstances)
 	setDefault(&c.HangTimeout, DefaultHangTimeout)

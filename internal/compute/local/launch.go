@@ -69,7 +69,7 @@ func (l *launcher) start(ctx context.Context, spec inference.WorkerSpec, start i
 	if err := l.addVariables(ctx, process.Env); err != nil {
 		return nil, err
 	}
-	return l.b.link.start(ctx, process)
+	return l.b.forks.startWorker(ctx, l, process)
 }
 
 // addVariables puts in what Config.Variables gives, except where there is a value already.
@@ -145,6 +145,9 @@ func (l *launcher) logDir(index int) string { return filepath.Join(l.workerDir(i
 // logName is the directory of a worker's output.
 const logName = "log"
 
+// argv is what a worker of this engine is called by.
+func (l *launcher) argv() []string { return []string{l.template.Python, l.b.cfg.Runtime} }
+
 // processSpec describes a worker of this engine.
 func (l *launcher) processSpec(spec inference.WorkerSpec, start int) (host.ProcessSpec, error) {
 	t, scratch := l.template, l.scratch(spec.Index)
@@ -159,7 +162,7 @@ func (l *launcher) processSpec(spec inference.WorkerSpec, start int) (host.Proce
 			labelKind: kindWorker, labelSet: t.Set, labelInstance: l.instance, labelWorker: strconv.Itoa(spec.Index),
 			labelStart: strconv.Itoa(start), labelMemory: strconv.FormatInt(limits.MemoryBytes>>20, 10),
 		},
-		Argv:   []string{t.Python, l.b.cfg.Runtime},
+		Argv:   l.argv(),
 		Env:    environment(t, l.instance, scratch, l.b.cfg.Machine.CPUs, l.gpus),
 		Dir:    appRoot(t, scratch),
 		User:   host.UserSeparate,

@@ -36,6 +36,8 @@ const (
 type link struct {
 	cfg host.Config
 	log *slog.Logger
+	// forks is told what is seen of fork servers.
+	forks func(host.Process)
 
 	mu        sync.Mutex
 	client    *host.Client        // nil while there is none
@@ -99,8 +101,11 @@ func (l *link) takeList(s *session) error {
 		if ev.Synced {
 			break
 		}
-		if ev.Process.Labels[labelKind] == kindWorker {
+		switch ev.Process.Labels[labelKind] {
+		case kindWorker:
 			listed[ev.Process.ID] = ev.Process
+		case kindForkServer:
+			l.forks(ev.Process)
 		}
 	}
 	l.mu.Lock()
@@ -152,10 +157,13 @@ func (l *link) follow(ctx context.Context, s *session) {
 			if !ok {
 				return
 			}
-			if ev.Process.Labels[labelKind] == kindWorker {
+			switch ev.Process.Labels[labelKind] {
+			case kindWorker:
 				l.mu.Lock()
 				l.adopt(ev.Process)
 				l.mu.Unlock()
+			case kindForkServer:
+				l.forks(ev.Process)
 			}
 		case <-ctx.Done():
 			return
@@ -170,7 +178,7 @@ func (l *link) adopt(seen host.Process) *process {
 	if p == nil || p.start < startOf(seen) {
 		p = &process{
 			link: l, id: seen.ID, start: startOf(seen), pid: seen.PID, started: seen.Started, since: time.Now(),
-			memory: seen.Labels[labelMemory], instance: seen.Labels[labelInstance], done: make(chan struct{}),
+			memory: seen.Labels[labelMemory], spare: seen.Spare, instance: seen.Labels[labelInstance], done: make(chan struct{}),
 		}
 		l.processes[seen.ID] = p
 	}
@@ -275,6 +283,7 @@ type process struct {
 	started  time.Time // the host's clock, for people
 	since    time.Time // when this server first saw it; monotonic
 	memory   string    // its memory limit in MiB, for messages
+	spare    bool      // it was forked before it was asked for
 	done     chan struct{}
 
 	// Guarded by link.mu.

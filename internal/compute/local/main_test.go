@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -223,7 +224,7 @@ func (l *lab) processes(t *testing.T) []host.Process {
 	if err != nil {
 		t.Fatalf("list processes: %v", err)
 	}
-	return all
+	return slices.DeleteFunc(all, func(p host.Process) bool { return p.Labels["kind"] == "fork-server" })
 }
 
 // engine calls instances through their pools, as the gateway does.
