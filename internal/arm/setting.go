@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,6 +26,29 @@ type setting struct {
 
 // settings are all there are, in order of name. A new one is one row.
 var settings = []setting{
+	{online.PropertyBatchSize,
+		func(s *online.DeploymentSpec, text string) error {
+			n, err := positiveCount(text)
+			batchingOf(s).MaxSize = int(min(n, math.MaxInt32))
+			return err
+		},
+		func(s *online.DeploymentSpec) string {
+			if s.Batching == nil {
+				return ""
+			}
+			return strconv.Itoa(s.Batching.MaxSize)
+		}},
+	{online.PropertyBatchWait,
+		func(s *online.DeploymentSpec, text string) (err error) {
+			batchingOf(s).MaxWait, err = positiveDuration(text)
+			return err
+		},
+		func(s *online.DeploymentSpec) string {
+			if s.Batching == nil {
+				return ""
+			}
+			return FormatDuration(s.Batching.MaxWait)
+		}},
 	{online.PropertyCacheMaxBytes,
 		func(s *online.DeploymentSpec, text string) (err error) {
 			cacheOf(s).MaxBytes, err = positiveCount(text)
@@ -58,6 +82,13 @@ var settings = []setting{
 			}
 			return strings.Join(s.Cache.Vary, ",")
 		}},
+}
+
+func batchingOf(s *online.DeploymentSpec) *online.Batching {
+	if s.Batching == nil {
+		s.Batching = &online.Batching{}
+	}
+	return s.Batching
 }
 
 func cacheOf(s *online.DeploymentSpec) *online.ResponseCache {

@@ -16,6 +16,7 @@ func TestSettings(t *testing.T) {
 	given := map[string]string{
 		"team": "risk", "portico.response-cache.ttl": "PT1M", "portico.response-cache.max-bytes": "1048576",
 		"portico.response-cache.vary": "accept-language,x-tenant",
+		"portico.batching.max-size":   "16", "portico.batching.max-wait": "PT0.007S",
 	}
 	for _, known := range settings {
 		if given[known.name] == "" {
@@ -38,8 +39,8 @@ func TestSettings(t *testing.T) {
 	again, faults := shown.Domain()
 	again.Spec.Default()
 	r.Spec.Properties, again.Spec.Properties = nil, nil
-	was, _ := json.Marshal(r.Spec.Cache)
-	is, _ := json.Marshal(again.Spec.Cache)
+	was, _ := json.Marshal([]any{r.Spec.Cache, r.Spec.Batching})
+	is, _ := json.Marshal([]any{again.Spec.Cache, again.Spec.Batching})
 	if len(faults) > 0 || string(was) != string(is) {
 		t.Errorf("sent back %s, was %s, %v", is, was, faults)
 	}
@@ -59,6 +60,8 @@ func TestSettingsThatAreWrong(t *testing.T) {
 		"portico.":                         {"", "there are portico."},
 		"portico.response-cache.ttl":       {"60", "not an ISO-8601 duration"},
 		"portico.response-cache.max-bytes": {"1 MiB", "not a whole number above 0"},
+		"portico.batching.max-size":        {"0", "not a whole number above 0"},
+		"portico.batching.max-wait":        {"PT0S", "0 is not allowed here"},
 	} {
 		d := Deployment{Properties: DeploymentProperties{Properties: map[string]string{name: c.value}}}
 		_, faults := d.Domain()

@@ -26,6 +26,7 @@ type deploymentFile struct {
 	AppInsightsEnabled       *bool              `json:"app_insights_enabled,omitempty"`
 	ScaleSettings            *scaleFile         `json:"scale_settings,omitempty"`
 	RequestSettings          *requestFile       `json:"request_settings,omitempty"`
+	Batching                 *batchingFile      `json:"batching,omitempty"`
 	LivenessProbe            *probeFile         `json:"liveness_probe,omitempty"`
 	ReadinessProbe           *probeFile         `json:"readiness_probe,omitempty"`
 	StartupProbe             *probeFile         `json:"startup_probe,omitempty"`
@@ -198,6 +199,7 @@ func deploymentFromWire(w *arm.Deployment) *deploymentFile {
 		Location:            w.Location, ProvisioningState: p.ProvisioningState, Instances: p.Instances, Error: p.ServiceError,
 		CreationContext: createdFromWire(w.SystemData), ResourceGroup: segment(w.ID, "resourceGroups"),
 	}
+	f.Batching = batchingFromProperties(f.Properties)
 	for _, stage := range p.Stages {
 		f.Stages = append(f.Stages, stageFile(stage))
 	}

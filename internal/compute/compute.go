@@ -41,6 +41,7 @@ type Template struct {
 	Workers        int // processes of one instance (WORKER_COUNT)
 	MaxConcurrent  int // requests that the instance admits
 	RequestTimeout time.Duration
+	Batching       *online.Batching // nil: requests are scored one by one
 	Liveness       online.Probe
 	Readiness      online.Probe
 	Startup        *online.Probe

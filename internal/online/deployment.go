@@ -35,6 +35,7 @@ type DeploymentSpec struct {
 	Scale                ScaleSettings     `json:"scaleSettings"`
 	DataCollector        *DataCollector    `json:"dataCollector,omitempty"`
 	Cache                *ResponseCache    `json:"responseCache,omitempty"`
+	Batching             *Batching         `json:"batching,omitempty"`
 }
 
 // Runtime is what runs in the instances of a deployment without a scoring script.
@@ -184,6 +185,12 @@ func (s *DeploymentSpec) Default() {
 	if s.Request.Timeout == 0 {
 		s.Request.Timeout = DefaultRequestTimeout
 	}
+	if s.Batching != nil {
+		s.Batching.fill()
+		if workers, fault := s.WorkerCount(); s.Request.MaxConcurrent == 0 && fault == nil {
+			s.Request.MaxConcurrent = max(s.Batching.concurrent(workers), 0) // Validate tells of a size below 0
+		}
+	}
 	if s.Request.MaxConcurrent == 0 {
 		s.Request.MaxConcurrent = DefaultMaxConcurrent
 	}
@@ -289,6 +296,9 @@ func (s *DeploymentSpec) Validate(types Catalogue) []*Error {
 	}
 	if s.DataCollector != nil && len(s.DataCollector.Enabled) > 0 {
 		add(CodeNotImplemented, "properties.dataCollector", "dataCollector is not implemented yet; leave it out or disable its collections")
+	}
+	if s.Batching != nil {
+		faults = append(faults, s.Batching.validate(s.Request.MaxConcurrent)...)
 	}
 	if s.Cache != nil {
 		faults = append(faults, s.Cache.validate()...)

@@ -26,6 +26,9 @@ func Digest(spec *online.DeploymentSpec) string {
 	if spec.Runtime != "" { // absent before there were any: digests of script deployments stay what they were
 		_ = enc.Encode(spec.Runtime)
 	}
+	if spec.Batching != nil { // likewise
+		_ = enc.Encode(spec.Batching)
+	}
 	for _, name := range slices.Sorted(maps.Keys(spec.EnvironmentVariables)) {
 		_ = enc.Encode([]string{name, spec.EnvironmentVariables[name].Reveal()})
 	}
@@ -50,6 +53,7 @@ func template(d *store.Deployment, set *online.SetStatus, p *prepared, types onl
 		MLflowModel: p.mlflowModel,
 		Variables:   d.Spec.EnvironmentVariables,
 		Workers:     workers, MaxConcurrent: d.Spec.Request.MaxConcurrent, RequestTimeout: d.Spec.Request.Timeout,
+		Batching: d.Spec.Batching,
 		Liveness: d.Spec.Liveness, Readiness: d.Spec.Readiness, Startup: d.Spec.Startup,
 	}, nil
 }

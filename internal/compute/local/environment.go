@@ -42,6 +42,10 @@ func environment(t *compute.Template, instance, scratch string, machineCPUs int,
 	if t.MLflowModel != "" {
 		env[inference.VariableMLflow] = online.Secret(t.MLflowModel)
 	}
+	delete(env, inference.VariableBatching)
+	if t.Batching != nil {
+		env[inference.VariableBatching] = "true"
+	}
 	env["WORKER_COUNT"] = online.Secret(strconv.Itoa(t.Workers))
 	env["HOME"] = online.Secret(scratch)
 	env["TMPDIR"] = online.Secret(scratch)

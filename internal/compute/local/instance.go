@@ -88,8 +88,13 @@ func (b *Backend) newPool(i *instance) (body, error) {
 		return nil, fmt.Errorf("make directory of sockets: %w", err)
 	}
 	t := &i.set.record.Template
+	var batching inference.Batching
+	if t.Batching != nil {
+		batching = inference.Batching(*t.Batching)
+	}
 	return inference.NewPool(inference.PoolConfig{
 		Instance: i.record.ID, Dir: dir, Workers: t.Workers, MaxConcurrent: t.MaxConcurrent,
+		Batching:    batching,
 		HangTimeout: b.cfg.HangTimeout, StopGrace: b.cfg.StopGrace, BackOff: restartBackOff, KillTurn: i.set.killTurn,
 	}, i.launcher, b.log.With("set", i.record.Set))
 }
