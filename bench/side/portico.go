@@ -20,6 +20,7 @@ type Deployment struct {
 	Conda       string // dependencies of the environment, as the lines of a YAML list
 	Workers     int    // WORKER_COUNT
 	Connections int    // that callers open at most
+	More        string // further lines of the deployment's file
 }
 
 const (
@@ -89,7 +90,7 @@ func (d Deployment) deploy(ctx context.Context, dir, data, ready string, p *Proc
 		}
 		return out, nil
 	}
-	deployment := fmt.Sprintf(deploymentYAML, d.Code, d.Script, d.Conda, d.Workers, d.Connections)
+	deployment := fmt.Sprintf(deploymentYAML, d.Code, d.Script, d.Conda, d.Workers, d.Connections) + d.More
 	for name, text := range map[string]string{"endpoint.yml": endpointYAML, "deployment.yml": deployment} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			return fmt.Errorf("write %s: %w", name, err)

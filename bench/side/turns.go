@@ -105,6 +105,11 @@ func percentile(share float64) func(one) float64 {
 // Rate is the median of a row's requests per second in a mode.
 func (r *Row) Rate(mode int) float64 { return median(r.of[mode], rate) }
 
+// Percentile is the median of a row's latency in milliseconds that the share of the requests did not exceed.
+func (r *Row) Percentile(mode int, share float64) float64 {
+	return median(r.of[mode], percentile(share))
+}
+
 // Report prints one table for each mode: medians, the server's CPU time per request, and in the last two columns how many
 // times the requests per second of a row the first row has, and how many times the first row's p50 a row has.
 func (p Plan) Report(w io.Writer, rows []*Row) {

@@ -1,0 +1,183 @@
+// Batching measures what joining requests does for a model with a fixed cost for a call: the same script one request at a
+// time and in batches, behind `portico infer` and behind a deployment, in turns, on one machine.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"portico/bench/side"
+)
+
+// wanted is how many times the requests per second of single requests batches must have.
+const wanted = 3
+
+type options struct {
+	portico, source string
+
+	connections, maxSize, maxWaitMS, rounds int
+
+	duration, warm time.Duration
+}
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run() (err error) {
+	var o options
+	flag.StringVar(&o.portico, "portico", "bin/portico", "the Portico binary")
+	flag.StringVar(&o.source, "source", "bench/batching/score", "folder of score.py")
+	flag.IntVar(&o.connections, "connections", 32, "keep-alive connections of the load generator")
+	flag.IntVar(&o.maxSize, "max-size", 32, "requests of one batch")
+	flag.IntVar(&o.maxWaitMS, "max-wait-ms", 5, "longest wait of a batch")
+	flag.IntVar(&o.rounds, "rounds", 3, "rounds; the median counts")
+	flag.DurationVar(&o.duration, "duration", 3*time.Second, "length of one measurement")
+	flag.DurationVar(&o.warm, "warm", time.Second, "length of the warm-up before each measurement")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	dir, err := os.MkdirTemp("", "portico-bench-")
+	if err != nil {
+		return fmt.Errorf("make a folder: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	for _, path := range []*string{&o.source, &o.portico} {
+		if *path, err = filepath.Abs(*path); err != nil {
+			return fmt.Errorf("find %s: %w", *path, err)
+		}
+	}
+	var sides []side.Side
+	defer func() {
+		for _, s := range sides {
+			err = errors.Join(err, s.Stop())
+		}
+	}()
+	for _, start := range []func(context.Context, string, bool) (side.Side, error){o.infer, o.serve} {
+		for _, batches := range []bool{false, true} {
+			s, err := start(ctx, dir, batches)
+			if err != nil {
+				return err
+			}
+			sides = append(sides, s)
+		}
+	}
+	return o.compare(ctx, sides)
+}
+
+// compare measures, reports and judges. The sides are single and batched of one kind, then of the next.
+func (o options) compare(ctx context.Context, sides []side.Side) error {
+	plan := side.Plan{Rounds: o.rounds, Warm: o.warm, Modes: []side.Mode{
+		{Title: "Closed loop, as fast as it goes", Connections: o.connections, Duration: o.duration},
+		{Title: "One caller", Connections: 1, Duration: o.duration},
+	}}
+	rows, err := plan.Run(ctx, sides)
+	if err != nil {
+		return err
+	}
+	plan.Report(os.Stdout, rows)
+	var failed error
+	for i := 0; i < len(sides); i += 2 {
+		single, batched := rows[i], rows[i+1]
+		times, p99 := batched.Rate(0)/single.Rate(0), batched.Percentile(0, 0.99)
+		bound := o.bound(single.Percentile(1, 0.99))
+		fmt.Printf("%s: %.1f times the requests per second; p99 %.1f ms, bound %.1f ms; p50 of one caller %.2f ms, one by one %.2f ms\n",
+			batched.Label, times, p99, bound, batched.Percentile(1, 0.5), single.Percentile(1, 0.5))
+		if times < wanted || p99 > bound {
+			failed = errors.Join(failed, fmt.Errorf("%s is beyond its bounds", batched.Label))
+		}
+	}
+	return failed
+}
+
+// bound is what a request may take in milliseconds: the run that it finds, those of the callers before it, its own, and the
+// wait of a batch. alone is what a run takes on this machine at this hour: the p99 of one caller without batches.
+func (o options) bound(alone float64) float64 {
+	runs := 1 + (o.connections+o.maxSize-1)/o.maxSize
+	return float64(runs)*alone + float64(o.maxWaitMS)
+}
+
+const (
+	body   = `{"data": [[5.1, 3.5, 1.4, 0.2], [4.9, 3.0, 1.4, 0.2], [6.2, 3.4, 5.4, 2.3]]}`
+	answer = `[10.2, 9.5, 17.3]`
+)
+
+func (o options) infer(ctx context.Context, dir string, batches bool) (side.Side, error) {
+	address, err := side.FreeAddress()
+	if err != nil {
+		return side.Side{}, err
+	}
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return side.Side{}, fmt.Errorf("split %s: %w", address, err)
+	}
+	args := []string{"infer", "--entry-script", "score.py", "--app-root", o.source, "--host", host, "--port", port}
+	if batches {
+		args = append(args, "--batching-max-size", strconv.Itoa(o.maxSize), "--batching-max-wait-ms", strconv.Itoa(o.maxWaitMS))
+	}
+	cmd := exec.Command(o.portico, args...) //nolint:noctx // Stop ends it, in order
+	cmd.Dir = dir
+	p, err := side.Launch(dir, "infer-"+port, cmd)
+	if err != nil {
+		return side.Side{}, err
+	}
+	s := side.Of(p)
+	s.URL = "http://" + address + "/score"
+	return ready(ctx, s, p, "portico infer", batches)
+}
+
+func (o options) serve(ctx context.Context, dir string, batches bool) (side.Side, error) {
+	d := side.Deployment{
+		Portico: o.portico, Code: o.source, Script: "score.py", Conda: "      - python", Workers: 1,
+		Connections: max(o.connections, o.maxSize),
+	}
+	if batches {
+		d.More = fmt.Sprintf("batching:\n  max_size: %d\n  max_wait_ms: %d\n", o.maxSize, o.maxWaitMS)
+	}
+	s, p, err := d.Serve(ctx, dir)
+	if err != nil {
+		return side.Side{}, err
+	}
+	return ready(ctx, s, p, "portico serve", batches)
+}
+
+func ready(ctx context.Context, s side.Side, p *side.Process, name string, batches bool) (side.Side, error) {
+	if s.Name = name + ", one by one"; batches {
+		s.Name = name + ", batches"
+	}
+	s.Body = []byte(body)
+	right := side.Equals(answer)
+	if err := s.Ready(ctx, p, func(got any) bool { return right(rounded(got)) }); err != nil {
+		return side.Side{}, errors.Join(err, p.Stop())
+	}
+	return s, nil
+}
+
+// rounded gives sums of floating point numbers as a person would write them.
+func rounded(got any) any {
+	values, ok := got.([]any)
+	if !ok {
+		return got
+	}
+	out := make([]any, len(values))
+	for i, value := range values {
+		out[i] = value
+		if f, ok := value.(float64); ok {
+			out[i] = float64(int64(f*10+0.5)) / 10
+		}
+	}
+	return out
+}
