@@ -81,6 +81,14 @@ func (inc *incarnation) executing() int {
 	return n
 }
 
+// depth is how many requests may be under way at once, so that the last of them begins within prefetchBelow.
+func (inc *incarnation) depth() int {
+	if inc.mean == 0 || inc.mean >= prefetchBelow {
+		return 1
+	}
+	return min(1+int(prefetchBelow/inc.mean), depthMax)
+}
+
 // observe brings the mean run time up to date from the page.
 func (inc *incarnation) observe() {
 	finished, spent := inc.page.finished(), inc.page.busy()

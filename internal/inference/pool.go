@@ -50,8 +50,8 @@ const (
 
 // What a pool does without being told.
 const (
-	depthMax        = 3                     // connections to a worker: one that executes, two that prefetch
-	prefetchBelow   = time.Millisecond      // mean run time up to which requests are prefetched
+	depthMax        = 16                    // connections to a worker: one that executes, the others prefetch
+	prefetchBelow   = time.Millisecond      // a request is prefetched if it will wait less in the socket, by the mean run time
 	prefetchBody    = 64 << 10              // bytes of a request body that may wait in a socket
 	patience        = 3 * time.Millisecond  // after which an answer counts as slow, and a prefetched request is withdrawn
 	attemptsMax     = 8                     // workers that a request is offered to before it gets ErrClosed
@@ -286,8 +286,7 @@ func (p *Pool) pick(small bool) *lane {
 			inc.progress = time.Now()
 			return inc.take(false)
 		}
-		short := inc.mean > 0 && inc.mean < prefetchBelow
-		if small && short && inc.busy < depthMax && (best == nil || inc.busy < best.busy) {
+		if small && inc.busy < inc.depth() && (best == nil || inc.busy < best.busy) {
 			best = inc
 		}
 	}

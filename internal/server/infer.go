@@ -255,7 +255,7 @@ func serveInstance(
 	if cfg.AccessLog {
 		logging, stop := context.WithCancel(context.WithoutCancel(ctx)) // it outlives the last request
 		defer stop()
-		handler.access = &accessLog{out: cfg.Output}
+		handler.access = &accessLog{out: cfg.Output, pid: os.Getpid()}
 		wg.Go(func() { handler.access.run(logging) })
 	}
 	srv := &http.Server{

@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"io"
-	"os"
 	"strconv"
 	"sync"
 	"time"
@@ -19,6 +18,7 @@ const (
 // several requests are written together, because a system call for each would cost more than serving it.
 type accessLog struct {
 	out io.Writer
+	pid int // of this process
 
 	mu     sync.Mutex
 	lines  []byte
@@ -69,7 +69,7 @@ func (l *accessLog) add(now time.Time, e accessEntry) {
 	defer l.mu.Unlock()
 	b := now.UTC().AppendFormat(l.lines, "2006-01-02 15:04:05,000")
 	b = append(b, " I ["...)
-	b = strconv.AppendInt(b, int64(os.Getpid()), 10)
+	b = strconv.AppendInt(b, int64(l.pid), 10)
 	b = append(b, ' ')
 	b = append(b, e.id...)
 	b = append(b, "] azmlinfsrv - "...)
