@@ -133,7 +133,7 @@ func (g *Gateway) failed(ctx context.Context, x *Exchange, err error) *refusal {
 
 // respond sends an instance's answer: 200 as it is, anything else as 424 with the instance's own header and body.
 func (g *Gateway) respond(ctx context.Context, x *Exchange, a *inference.Answer) {
-	x.record.ModelStatus = a.Status
+	x.record.ModelStatus, x.record.Batch = a.Status, a.Batch
 	n := a.ContentLength
 	if x.chunk == nil {
 		x.chunk = make([]byte, chunkBytes)

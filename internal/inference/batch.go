@@ -62,6 +62,7 @@ func (p *Pool) doJoined(ctx context.Context, call *Call) (*Answer, error) {
 		if ln != nil {
 			answer, err = ln.exchange(ctx, call)
 			if err == nil {
+				answer.Batch = 1
 				return answer, nil // whoever reads the answer leaves
 			}
 		}
@@ -269,6 +270,7 @@ func (b *batch) give(parts []part, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.forming.running--
+	size := len(b.sent)
 	for n, i := range b.sent {
 		wt := b.items[i]
 		if wt == nil {
@@ -280,6 +282,9 @@ func (b *batch) give(parts []part, err error) {
 			continue
 		}
 		wt.answer, wt.err = parts[n].answer, parts[n].err
+		if wt.answer != nil {
+			wt.answer.Batch, size = size, 0
+		}
 		wt.done <- struct{}{}
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,6 +25,8 @@ def run_batch(items):
     for text in items:
         word, _, arg = text.partition(" ")
         if word == "sleep": time.sleep(float(arg))
+        if word == "wait":
+            while not os.path.exists(arg): time.sleep(0.005)
         if word == "kill": os.kill(os.getpid(), 9)
         if word == "bad": raise ValueError("bad input")
         if word == "big": text = "x" * int(arg)
@@ -56,22 +60,35 @@ func ask(ctx context.Context, t *testing.T, p *Pool, body string, timeout time.D
 	return out
 }
 
-// behind keeps the worker busy, lets calls gather behind it and gives their outcomes.
+// gate is a file for which the item "wait PATH" waits.
+func gate(t *testing.T) (item string, open func()) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "gate")
+	return "wait " + path, func() {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// behind keeps the worker busy until calls have gathered behind it, and gives their outcomes.
 func behind(t *testing.T, p *Pool, bodies ...string) (first <-chan outcome, rest []<-chan outcome) {
 	t.Helper()
-	first = ask(t.Context(), t, p, "sleep 0.5", 20*time.Second)
+	item, open := gate(t)
+	first = ask(t.Context(), t, p, item, time.Minute)
 	waitStatus(t, p, "busy", func(s Status) bool { return s.Executing == 1 })
 	for n, body := range bodies {
-		rest = append(rest, ask(t.Context(), t, p, body, 20*time.Second))
+		rest = append(rest, ask(t.Context(), t, p, body, time.Minute))
 		waitStatus(t, p, "waiting", func(s Status) bool { return s.Waiting == n+1 })
 	}
+	open()
 	return first, rest
 }
 
 func TestBatchJoinsWhatWaits(t *testing.T) {
 	p, _ := newBatchPool(t, 1, 16, Batching{MaxSize: 4})
 	first, rest := behind(t, p, "a", "b", "c", "d", "e")
-	if got := <-first; got.err != nil || got.text != `"sleep 0.5 of 1"` {
+	if got := <-first; got.err != nil || !strings.HasSuffix(got.text, ` of 1"`) {
 		t.Errorf("the first, which waits for nobody: %+v", got)
 	}
 	for i, want := range []string{"a of 4", "b of 4", "c of 4", "d of 4", "e of 1"} {
@@ -83,10 +100,10 @@ func TestBatchJoinsWhatWaits(t *testing.T) {
 
 // TestBatchIsHeldForThoseWhoComeBack: the caller of the run before is waited for, and only so long.
 func TestBatchIsHeldForThoseWhoComeBack(t *testing.T) {
-	p, _ := newBatchPool(t, 1, 16, Batching{MaxSize: 4, MaxWait: 10 * time.Second})
+	p, _ := newBatchPool(t, 1, 16, Batching{MaxSize: 4, MaxWait: time.Minute})
 	first, rest := behind(t, p, "a")
 	<-first
-	if got := <-ask(t.Context(), t, p, "again", 20*time.Second); got.err != nil || got.text != `"again of 2"` {
+	if got := <-ask(t.Context(), t, p, "again", 2*time.Minute); got.err != nil || got.text != `"again of 2"` {
 		t.Errorf("who came back: %+v", got)
 	}
 	if got := <-rest[0]; got.err != nil || got.text != `"a of 2"` {
@@ -156,13 +173,16 @@ func TestBatchWorkerDies(t *testing.T) {
 // answers; when nobody is left the run is canceled.
 func TestBatchGivingUp(t *testing.T) {
 	p, _ := newBatchPool(t, 1, 16, Batching{MaxSize: 8})
-	first := ask(t.Context(), t, p, "sleep 0.3", 20*time.Second)
+	busy, free := gate(t)
+	runs, finish := gate(t)
+	first := ask(t.Context(), t, p, busy, time.Minute)
 	waitStatus(t, p, "busy", func(s Status) bool { return s.Executing == 1 })
 	gone, hangUp := context.WithCancel(t.Context())
-	stays := ask(t.Context(), t, p, "sleep 1", 20*time.Second)
-	late := ask(t.Context(), t, p, "late", 700*time.Millisecond)
-	leaves := ask(gone, t, p, "leaves", 20*time.Second)
+	stays := ask(t.Context(), t, p, runs, time.Minute)
+	late := ask(t.Context(), t, p, "late", 4*time.Second)
+	leaves := ask(gone, t, p, "leaves", time.Minute)
 	waitStatus(t, p, "three wait", func(s Status) bool { return s.Waiting == 3 })
+	free()
 	<-first
 	waitStatus(t, p, "three run", func(s Status) bool { return s.Executing == 3 && s.Waiting == 0 })
 	hangUp()
@@ -172,15 +192,18 @@ func TestBatchGivingUp(t *testing.T) {
 	if got := <-late; !errors.Is(got.err, ErrDeadline) {
 		t.Errorf("whose deadline passed: %+v", got)
 	}
-	if got := <-stays; got.err != nil || !strings.HasPrefix(got.text, `"sleep 1 of `) {
+	finish()
+	if got := <-stays; got.err != nil || !strings.HasPrefix(got.text, `"wait `) {
 		t.Errorf("who waited: %+v", got)
 	}
 
-	first = ask(t.Context(), t, p, "sleep 0.3", 20*time.Second)
+	busy, free = gate(t)
+	first = ask(t.Context(), t, p, busy, time.Minute)
 	waitStatus(t, p, "busy", func(s Status) bool { return s.Executing == 1 })
 	gone, hangUp = context.WithCancel(t.Context())
-	both := []<-chan outcome{ask(gone, t, p, "sleep 60", time.Minute), ask(gone, t, p, "sleep 60", time.Minute)}
+	both := []<-chan outcome{ask(gone, t, p, "sleep 600", time.Hour), ask(gone, t, p, "sleep 600", time.Hour)}
 	waitStatus(t, p, "two wait", func(s Status) bool { return s.Waiting == 2 })
+	free()
 	<-first
 	waitStatus(t, p, "two run", func(s Status) bool { return s.Executing == 2 && s.Waiting == 0 })
 	hangUp()
@@ -189,7 +212,7 @@ func TestBatchGivingUp(t *testing.T) {
 			t.Errorf("who hung up: %+v", got)
 		}
 	}
-	if got := <-ask(t.Context(), t, p, "next", 20*time.Second); got.err != nil || got.status != 200 {
+	if got := <-ask(t.Context(), t, p, "next", time.Minute); got.err != nil || got.status != 200 {
 		t.Errorf("the next: %+v", got)
 	}
 	if s := waitStatus(t, p, "idle", func(s Status) bool { return s.Executing == 0 }); s.Restarts != 0 {
@@ -209,7 +232,7 @@ func TestBatchDrains(t *testing.T) {
 			if got.err != nil {
 				t.Errorf("admitted before the drain: %+v", got)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Error("a call outlives the drain")
 		}
 	}
@@ -239,7 +262,7 @@ func TestBatchUnderCancels(t *testing.T) {
 			rng := rand.New(rand.NewPCG(uint64(c), 11))
 			for i := range 100 {
 				id := fmt.Sprintf("id-%d-%d-%s", c, i, strings.Repeat("p", rng.IntN(3000)))
-				ctx, timeout, patient, bad := t.Context(), 30*time.Second, true, false
+				ctx, timeout, patient, bad := t.Context(), 2*time.Minute, true, false
 				cancel := func() {}
 				switch rng.IntN(16) {
 				case 0:

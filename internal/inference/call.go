@@ -31,6 +31,7 @@ type Answer struct {
 	Status        int
 	Header        []Field
 	ContentLength int64 // -1: unknown, a stream
+	Batch         int   // calls that one run answered, said with one of its answers; 0 with the others, and without batches
 	Body          io.ReadCloser
 }
 

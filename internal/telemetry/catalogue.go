@@ -32,6 +32,11 @@ var (
 		Dimensions: []string{"endpoint", "deployment"},
 		Help:       "Answers with status 200 whose scoring script reported a failure.",
 	}
+	MetricBatchSize = Metric{
+		Name: "portico_endpoint_batch_size", Kind: "histogram", Unit: "requests",
+		Dimensions: []string{"endpoint", "deployment"},
+		Help:       "Requests that one run of a deployment with batching answered.",
+	}
 	MetricRequestBytes = Metric{
 		Name: "portico_endpoint_request_bytes_total", Kind: "counter", Unit: "bytes", Azure: "NetworkBytes",
 		Dimensions: []string{"endpoint", "deployment"},
@@ -77,10 +82,13 @@ var (
 
 // Catalogue lists every metric in the order in which it is documented.
 var Catalogue = []Metric{
-	MetricRequests, MetricLatency, MetricQueue, MetricSoftFailures, MetricRequestBytes, MetricResponseBytes,
+	MetricRequests, MetricLatency, MetricQueue, MetricSoftFailures, MetricBatchSize, MetricRequestBytes, MetricResponseBytes,
 	MetricMirrorRequests, MetricMirrorLatency, MetricMirrorDropped,
 	MetricConnections, MetricConnectionsOpened, MetricLogDropped, MetricHistoryBytes,
 }
+
+// batchBounds are the upper bounds of MetricBatchSize's buckets, up to the largest batch.
+var batchBounds = []float64{1, 2, 4, 8, 16, 32, 64, 128, 256}
 
 // latencyBounds are the upper bounds of MetricLatency's buckets in seconds, up to the longest request timeout.
 var latencyBounds = []float64{

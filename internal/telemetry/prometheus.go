@@ -14,6 +14,7 @@ type promMetrics struct {
 	latency           *prometheus.HistogramVec
 	queue             *prometheus.CounterVec
 	soft              *prometheus.CounterVec
+	batch             *prometheus.HistogramVec
 	requestBytes      *prometheus.CounterVec
 	responseBytes     *prometheus.CounterVec
 	mirrorRequests    *prometheus.CounterVec
@@ -40,6 +41,8 @@ func newPromMetrics() *promMetrics {
 		mirrorDropped: counters(MetricMirrorDropped),
 		queue:         counters(MetricQueue),
 		soft:          counters(MetricSoftFailures),
+		batch: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: MetricBatchSize.Name, Help: MetricBatchSize.Help, Buckets: batchBounds}, MetricBatchSize.Dimensions),
 		requestBytes:  counters(MetricRequestBytes),
 		responseBytes: counters(MetricResponseBytes),
 		connections: prometheus.NewGauge(prometheus.GaugeOpts{
@@ -51,7 +54,7 @@ func newPromMetrics() *promMetrics {
 		historyBytes: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: MetricHistoryBytes.Name, Help: MetricHistoryBytes.Help}),
 	}
-	p.registry.MustRegister(p.requests, p.latency, p.queue, p.soft, p.requestBytes, p.responseBytes,
+	p.registry.MustRegister(p.requests, p.latency, p.queue, p.soft, p.batch, p.requestBytes, p.responseBytes,
 		p.mirrorRequests, p.mirrorLatency, p.mirrorDropped, p.connections, p.connectionsOpened, p.logDropped, p.historyBytes,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return p
@@ -67,6 +70,8 @@ type promSeries struct {
 	soft          prometheus.Counter
 	requestBytes  prometheus.Counter
 	responseBytes prometheus.Counter
+	batches       *prometheus.HistogramVec
+	batch         prometheus.Observer // nil until there was one: few deployments have batches
 }
 
 func (p *promMetrics) resolve(key seriesKey) *promSeries {
@@ -81,6 +86,7 @@ func (p *promMetrics) resolve(key seriesKey) *promSeries {
 		soft:          p.soft.WithLabelValues(l...),
 		requestBytes:  p.requestBytes.WithLabelValues(l...),
 		responseBytes: p.responseBytes.WithLabelValues(l...),
+		batches:       p.batch,
 	}
 }
 
@@ -103,6 +109,12 @@ func (s *promSeries) add(r *Record) {
 	if r.SoftFailure {
 		s.soft.Inc()
 	}
+	if r.Batch > 0 {
+		if s.batch == nil {
+			s.batch = s.batches.WithLabelValues(s.key.endpoint, s.key.deployment)
+		}
+		s.batch.Observe(float64(r.Batch))
+	}
 }
 
 // forget takes a deployment that has not been called for the retention off the page.
@@ -118,6 +130,7 @@ func (p *promMetrics) forget(key seriesKey) {
 	p.latency.DeletePartialMatch(l)
 	p.queue.DeletePartialMatch(l)
 	p.soft.DeletePartialMatch(l)
+	p.batch.DeletePartialMatch(l)
 	p.requestBytes.DeletePartialMatch(l)
 	p.responseBytes.DeletePartialMatch(l)
 }

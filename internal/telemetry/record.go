@@ -23,6 +23,7 @@ type Record struct {
 	ModelStatus     int    // what the instance answered; 0 when it did not
 	Reason          string // why Status is not 200: one of the Reason constants
 	SoftFailure     bool   // a 200 that says in x-ms-run-function-failed that the script failed
+	Batch           int    // requests of the run that answered, for one of them; 0 for the others, and without batching
 	Mirror          bool   // a copy for a shadow deployment: Status is what a caller would have been told
 
 	Upload    time.Duration // Arrival to the last byte of the request

@@ -285,7 +285,7 @@ func TestMetricsPage(t *testing.T) {
 	tel.Record(request("ep", "blue", at, 200, 200, 3*time.Millisecond))
 	tel.Record(request("ep", "blue", at, 200, 200, 30*time.Millisecond))
 	soft := request("ep", "green", at, 200, 200, 2*time.Second)
-	soft.SoftFailure = true
+	soft.SoftFailure, soft.Batch = true, 3
 	tel.Record(soft)
 	tel.Record(request("ep", "green", at, 424, 500, 5*time.Millisecond))
 	tel.Record(request("ep", "", at, 401, 0, time.Millisecond))

@@ -114,6 +114,10 @@ func TestBatching(t *testing.T) {
 		t.Errorf("the largest batch had %d requests, want 2 to 8", largest)
 	}
 
+	if page := string(s.api("GET", "/metrics", nil).body); !strings.Contains(page, `portico_endpoint_batch_size_count{deployment="blue",endpoint="batch"}`) {
+		t.Error("the size of batches is not on the page of metrics")
+	}
+
 	// A worker that dies takes its batch along and nothing else.
 	first := make(chan error, 1)
 	go func() { _, err := ask(t.Context(), "sleep 0.5"); first <- err }()
