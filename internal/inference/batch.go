@@ -227,7 +227,7 @@ func (b *batch) write() *Call {
 		left, ok := timeLeft(wt.call, now)
 		err := ErrDeadline
 		if ok {
-			err = one.begin(wt.call, "", 0, left)
+			err = one.begin(wt.call, "", b.lane.number, left)
 		}
 		if err != nil {
 			b.refuse(i, err)

@@ -67,7 +67,8 @@ class Batches:
             # Sent before the page says that the request ended: who sees the end can read the answer.
             kept = loop._send(connection, head + body)
         finally:
-            loop._page.finish(time.monotonic_ns() - started)
+            loop._now = now = time.monotonic_ns()
+            loop._page.finish(now - started)
         return kept
 
     def _answers(self, parts: list[bytes], number: int) -> list[bytes]:
@@ -77,7 +78,7 @@ class Batches:
             ids = self._loop._version
             try:
                 request = _parse(data)
-                if request.fields.get(b"x-portico-deadline-ms") == b"0":
+                if (request.deadline or request.fields.get(b"x-portico-deadline-ms")) == b"0":
                     answers[index] = loops._not_started(b"deadline")
                     continue
                 identity, ids = self._loop._identify(request)
