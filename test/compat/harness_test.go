@@ -12,12 +12,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
-	"portico/internal/host"
+	"portico/test/harness"
 )
 
 // binaryVariable names a program that exists, such as a release, to test instead of one that is built from the sources.
@@ -34,12 +32,7 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "portico-compat-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
+	var err error
 	if root, err = filepath.Abs("../.."); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -47,121 +40,46 @@ func run(m *testing.M) int {
 	if binary = os.Getenv(binaryVariable); binary != "" {
 		return m.Run()
 	}
-	binary = filepath.Join(dir, "portico")
-	build := exec.Command("go", "build", "-o", binary, "portico/cmd/portico")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
+	var remove func()
+	if binary, remove, err = harness.Program(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+	defer remove()
 	return m.Run()
 }
 
-const (
-	startTimeout = 60 * time.Second
-	stopTimeout  = 60 * time.Second
-	// clientTimeout bounds one client program; the first deployment of a test builds a Python environment.
-	clientTimeout = 15 * time.Minute
-)
-
-// ready is the ready file.
-type ready struct {
-	ManagementURL  string `json:"management_url"`
-	ScoringURL     string `json:"scoring_url"`
-	ScoringHTTPURL string `json:"scoring_http_url"`
-	InterceptURL   string `json:"intercept_url"`
-	IdentityURL    string `json:"identity_url"`
-	CAFile         string `json:"ca_file"`
-}
+// clientTimeout bounds one client program; the first deployment of a test builds a Python environment.
+const clientTimeout = 15 * time.Minute
 
 // server is one `portico serve` with its data directory.
 type server struct {
+	*harness.Server
 	t     *testing.T
 	dir   string // data directory
-	ready ready
-	cmd   *exec.Cmd
-	log   *lockedBuffer
-	exit  chan error
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
+	ready harness.Ready
 }
 
 // start starts a server with interception on, on free ports, and ends it and its host with the test.
 func start(t *testing.T, flags ...string) *server {
 	t.Helper()
-	s := &server{t: t, dir: filepath.Join(t.TempDir(), "data"), log: &lockedBuffer{}, exit: make(chan error, 1)}
-	file := filepath.Join(t.TempDir(), "ready.json")
-	args := append([]string{"serve", "--data-dir", s.dir, "--ready-file", file, "--management", "127.0.0.1:0",
-		"--scoring", "127.0.0.1:0", "--intercept", "127.0.0.1:0", "--log-level", "debug"}, flags...)
-	s.cmd = exec.Command(binary, args...)
-	s.cmd.Env = cleanEnvironment()
-	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
-	if err := s.cmd.Start(); err != nil {
+	dir := filepath.Join(t.TempDir(), "data")
+	s := &server{t: t, dir: dir, Server: harness.NewServer(binary, dir, append([]string{
+		"--intercept", "127.0.0.1:0", "--log-level", "debug"}, flags...)...)}
+	s.Env = cleanEnvironment()
+	t.Cleanup(func() {
+		if err := s.End(); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			t.Logf("server log:\n%s", &s.Log)
+		}
+	})
+	if err := s.Up(); err != nil {
 		t.Fatal(err)
 	}
-	go func() { s.exit <- s.cmd.Wait() }()
-	t.Cleanup(s.end)
-	deadline := time.Now().Add(startTimeout)
-	for {
-		doc, err := os.ReadFile(file)
-		if err == nil {
-			if err := json.Unmarshal(doc, &s.ready); err != nil {
-				t.Fatalf("ready file: %v: %s", err, doc)
-			}
-			break
-		}
-		select {
-		case err := <-s.exit:
-			s.exit = nil
-			t.Fatalf("serve ended before it was ready: %v\n%s", err, s.log)
-		case <-time.After(5 * time.Millisecond):
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("serve is not ready after %s\n%s", startTimeout, s.log)
-		}
-	}
+	s.ready = s.Ready
 	return s
-}
-
-// end leaves nothing behind, whatever the test did.
-func (s *server) end() {
-	if s.exit != nil {
-		_ = s.cmd.Process.Signal(syscall.SIGTERM)
-		select {
-		case <-s.exit:
-		case <-time.After(stopTimeout):
-			_ = s.cmd.Process.Kill()
-			s.t.Errorf("serve does not end")
-		}
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
-	defer cancel()
-	if c, err := host.Dial(ctx, s.dir); err == nil {
-		if err := c.Shutdown(ctx, time.Second); err != nil {
-			s.t.Errorf("shut the host down: %v", err)
-		}
-		_ = c.Close()
-	} else if !errors.Is(err, host.ErrNotRunning) {
-		s.t.Errorf("reach the host: %v", err)
-	}
-	if s.t.Failed() {
-		s.t.Logf("server log:\n%s", s.log)
-	}
 }
 
 // mode is how clients are led to the server.

@@ -3,8 +3,6 @@ package conformance
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,10 +21,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
-)
 
-// waitTimeout bounds every wait. It is only reached when what is waited for never comes.
-const waitTimeout = 90 * time.Second
+	"portico/test/harness"
+)
 
 // binary is the program under test.
 var binary string
@@ -34,19 +31,13 @@ var binary string
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "portico-conformance-")
-	if err != nil {
+	var remove func()
+	var err error
+	if binary, remove, err = harness.Program(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(dir)
-	binary = filepath.Join(dir, "portico")
-	build := exec.Command("go", "build", "-o", binary, "portico/cmd/portico")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
-		return 1
-	}
+	defer remove()
 	return m.Run()
 }
 
@@ -232,7 +223,7 @@ func startServer(t *testing.T, program []string, s script) string {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-exited:
-		case <-time.After(waitTimeout):
+		case <-time.After(harness.WaitTimeout):
 			t.Error("the server does not end")
 		}
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what it may have left; usually nothing
@@ -241,7 +232,7 @@ func startServer(t *testing.T, program []string, s script) string {
 		}
 	})
 	url := "http://127.0.0.1:" + strconv.Itoa(port)
-	for end := time.Now().Add(waitTimeout); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(harness.WaitTimeout); ; time.Sleep(10 * time.Millisecond) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/", nil)
 		if err != nil {
@@ -268,7 +259,7 @@ func startServer(t *testing.T, program []string, s script) string {
 func serverCommand(t *testing.T, program []string, s script, port int) (*exec.Cmd, *bytes.Buffer) {
 	t.Helper()
 	dir := t.TempDir()
-	writeFiles(t, dir, s.files)
+	harness.Files(t, dir, s.files)
 	log := &bytes.Buffer{}
 	cmd := exec.Command(program[0], append(program[1:], "--entry_script", "score.py", "--port", strconv.Itoa(port))...)
 	cmd.Dir = dir
@@ -288,7 +279,7 @@ func expectRefused(t *testing.T, program []string, text string) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	kill := time.AfterFunc(waitTimeout, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
+	kill := time.AfterFunc(harness.WaitTimeout, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
 	err := cmd.Wait()
 	kill.Stop()
 	var exit *exec.ExitError
@@ -315,19 +306,6 @@ func freePort(t *testing.T) int {
 	return n
 }
 
-func writeFiles(t *testing.T, dir string, content map[string]string) {
-	t.Helper()
-	for name, text := range content {
-		path := filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 // gatewayServer is `portico serve` with one endpoint.
 type gatewayServer struct {
 	dir, url, key string
@@ -338,50 +316,27 @@ const endpointName = "conformance"
 
 func startGateway(t *testing.T) *gatewayServer {
 	t.Helper()
-	s := &gatewayServer{dir: filepath.Join(t.TempDir(), "data")}
-	ready := filepath.Join(t.TempDir(), "ready.json")
-	log := &bytes.Buffer{}
-	cmd := exec.Command(binary, "serve", "--data-dir", s.dir, "--ready-file", ready, "--management", "127.0.0.1:0",
-		"--scoring", "127.0.0.1:0")
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	serve := harness.NewServer(binary, filepath.Join(t.TempDir(), "data"))
 	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("serve: %v", err)
+		if err := serve.End(); err != nil {
+			t.Error(err)
 		}
 		if t.Failed() {
-			t.Logf("serve:\n%s", log)
+			t.Logf("serve:\n%s", &serve.Log)
 		}
 	})
-	var doc struct {
-		ScoringURL string `json:"scoring_url"`
-		CAFile     string `json:"ca_file"`
+	if err := serve.Up(); err != nil {
+		t.Fatal(err)
 	}
-	for end := time.Now().Add(waitTimeout); ; time.Sleep(10 * time.Millisecond) {
-		if text, err := os.ReadFile(ready); err == nil {
-			if err := json.Unmarshal(text, &doc); err != nil {
-				t.Fatal(err)
-			}
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatal("serve is never ready")
-		}
-	}
-	ca, err := os.ReadFile(doc.CAFile)
+	client, err := serve.Client()
 	if err != nil {
 		t.Fatal(err)
 	}
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(ca)
-	s.client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
-	t.Cleanup(s.client.CloseIdleConnections)
-	s.url = strings.TrimSuffix(doc.ScoringURL, "/") + "/endpoints/" + endpointName
+	t.Cleanup(client.CloseIdleConnections)
+	s := &gatewayServer{dir: serve.Dir, client: client}
+	s.url = strings.TrimSuffix(serve.Ready.ScoringURL, "/") + "/endpoints/" + endpointName
 	dir := t.TempDir()
-	writeFiles(t, dir, map[string]string{"endpoint.yml": "name: " + endpointName + "\nauth_mode: key\n"})
+	harness.Files(t, dir, map[string]string{"endpoint.yml": "name: " + endpointName + "\nauth_mode: key\n"})
 	s.cli(t, "ml", "online-endpoint", "create", "-f", filepath.Join(dir, "endpoint.yml"), "-o", "none")
 	s.key = strings.TrimSpace(s.cli(t, "ml", "online-endpoint", "get-credentials", "-n", endpointName, "--query", "primaryKey", "-o", "tsv"))
 	return s
@@ -404,13 +359,13 @@ func (s *gatewayServer) deploy(t *testing.T, script script) {
 		}
 	}
 	files["deployment.yml"] = b.String()
-	writeFiles(t, dir, files)
+	harness.Files(t, dir, files)
 	s.cli(t, "ml", "online-deployment", "create", "-f", filepath.Join(dir, "deployment.yml"), "-o", "none")
 }
 
 func (s *gatewayServer) cli(t *testing.T, args ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), waitTimeout)
+	ctx, cancel := context.WithTimeout(t.Context(), harness.WaitTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, binary, args...)
 	cmd.Env = append(os.Environ(), "PORTICO_DATA_DIR="+s.dir, "HOME="+t.TempDir(), "NO_COLOR=1")

@@ -67,7 +67,7 @@ func (s *shell) az(line string) string {
 func TestAzSafeRollout(t *testing.T) {
 	need(t, "bash")
 	need(t, "curl")
-	s := newShell(start(t))
+	s := newShell(shared(t))
 	script, err := filepath.Abs("../../examples/az/safe-rollout.sh")
 	if err != nil {
 		t.Fatal(err)
@@ -88,7 +88,7 @@ func TestAzSafeRollout(t *testing.T) {
 // TestAzExitCodes holds az's codes and where it writes what.
 func TestAzExitCodes(t *testing.T) {
 	need(t, "bash")
-	s := newShell(start(t))
+	s := newShell(shared(t))
 	s.az("ml online-endpoint create -n codes")
 	for _, row := range []struct {
 		line string
@@ -198,7 +198,7 @@ func TestAzAccount(t *testing.T) {
 // TestAzStorage moves files through the workspace's container, and makes a model of one.
 func TestAzStorage(t *testing.T) {
 	need(t, "bash")
-	s := newShell(start(t))
+	s := newShell(shared(t))
 	dir := files(t, map[string]string{"one.txt": "first", "sub/two.txt": "second", "sub/three.bin": "third"})
 	if err := os.WriteFile(filepath.Join(dir, "large"), bytes.Repeat([]byte("0123456789abcdef"), 1<<20),
 		0o600); err != nil {
@@ -245,7 +245,7 @@ func TestAzStorage(t *testing.T) {
 // TestAzPlane holds the commands around ml: groups, defaults, rest, metrics and the activity log.
 func TestAzPlane(t *testing.T) {
 	need(t, "bash")
-	s := newShell(start(t))
+	s := newShell(shared(t))
 	s.deploy("plane", "blue", echoScript, "")
 	key := s.key("plane")
 	for range 3 {

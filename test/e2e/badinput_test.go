@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"portico/test/harness"
 )
 
 // snapshot is what the management API shows of everything, to prove that a refused request changed nothing.
@@ -127,7 +129,7 @@ func TestGPUTypeWithoutGPU(t *testing.T) {
 	if _, err := os.Stat("/dev/nvidia0"); err == nil {
 		t.Skip("this machine has a GPU")
 	}
-	s := start(t)
+	s := shared(t)
 	dir := files(t, map[string]string{
 		"endpoint.yml": endpointYAML("gpu"), "conda.yaml": emptyConda, "src/score.py": echoScript,
 		"d.yml": strings.Replace(deploymentYAML("gpu", "blue", ""), "Standard_DS3_v2", "Standard_NC6s_v3", 1),
@@ -141,7 +143,7 @@ func TestGPUTypeWithoutGPU(t *testing.T) {
 
 // TestDeploymentsThatFail: the error of a failed start tells the reason, and another create mends it.
 func TestDeploymentsThatFail(t *testing.T) {
-	s := start(t)
+	s := shared(t)
 	cases := []struct{ name, script, conda, says string }{
 		{"norun", "def init():\n    pass\n", emptyConda, "run"},
 		{"raises", "def init():\n    raise ValueError('no such column: age')\ndef run(raw_data):\n    return 1\n", emptyConda, "no such column: age"},
@@ -169,7 +171,7 @@ func TestDeploymentsThatFail(t *testing.T) {
 
 // TestBadYAML: an unknown key is refused with its line and a suggestion before anything is sent.
 func TestBadYAML(t *testing.T) {
-	s := start(t)
+	s := shared(t)
 	dir := files(t, map[string]string{
 		"typo.yml":    "name: typo\nauth_mod: key\n",
 		"nomodel.yml": deploymentYAML("typo", "blue", "model:\n  path: ./not-here\n"),
@@ -187,7 +189,7 @@ func TestBadYAML(t *testing.T) {
 
 // TestGarbage sends ten megabytes of noise to both listeners, inside and outside of HTTP and TLS.
 func TestGarbage(t *testing.T) {
-	s := start(t)
+	s := shared(t)
 	s.deploy("noise", "blue", echoScript, "")
 	key := s.key("noise")
 	noise := make([]byte, 10<<20)
@@ -233,8 +235,8 @@ func sendRaw(t *testing.T, address string, secure bool, noise []byte) {
 }
 
 func TestSecondServerOnTheSameData(t *testing.T) {
-	s := start(t)
-	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	s := shared(t)
+	ctx, cancel := context.WithTimeout(context.Background(), harness.WaitTimeout)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, binary, "serve", "--data-dir", s.dir, "--management", "127.0.0.1:0", "--scoring", "127.0.0.1:0").CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "another server") {
@@ -259,19 +261,10 @@ func TestFullDisk(t *testing.T) {
 			t.Errorf("unmount: %v", err)
 		}
 	})
-	s := &server{t: t, dir: filepath.Join(small, "data"), log: &lockedBuffer{}}
-	s.flags = []string{"--management", "127.0.0.1:0", "--scoring", "127.0.0.1:0", "--scoring-http", "127.0.0.1:0"}
-	t.Cleanup(s.end)
-	s.up()
+	t.Parallel()
+	s := startIn(t, filepath.Join(small, "data"))
 	s.deploy("full", "blue", echoScript, "")
 	key := s.key("full")
-	fill, err := os.Create(filepath.Join(small, "fill"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for block := make([]byte, 1<<20); err == nil; _, err = fill.Write(block) {
-	}
-	fill.Close()
 	tag := func(n int) answer {
 		tags := map[string]any{"n": fmt.Sprint(n)}
 		for i := range 15 {
@@ -279,8 +272,22 @@ func TestFullDisk(t *testing.T) {
 		}
 		return s.api("PATCH", workspace+"/onlineEndpoints/full", map[string]any{"tags": tags})
 	}
-	last, refused := -1, answer{}
-	for n := 0; n < 2000 && refused.status == 0; n++ {
+	if a := tag(0); a.status >= 300 {
+		t.Fatalf("a write before the disk is full: %d %s", a.status, a.body)
+	}
+	fill, err := os.Create(filepath.Join(small, "fill"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// To the last page: what is left is room that the store had taken before.
+	for _, size := range []int{1 << 20, 4 << 10} {
+		for block := make([]byte, size); err == nil; _, err = fill.Write(block) {
+		}
+		err = nil
+	}
+	fill.Close()
+	last, refused := 0, answer{}
+	for n := 1; n < 2000 && refused.status == 0; n++ {
 		if a := tag(n); a.status < 300 {
 			last = n
 		} else {
@@ -298,7 +305,7 @@ func TestFullDisk(t *testing.T) {
 		v, _ := e["tags"].(map[string]any)["n"].(string)
 		return v
 	}
-	if last >= 0 && tags() != fmt.Sprint(last) {
+	if tags() != fmt.Sprint(last) {
 		t.Errorf("the last acknowledged write was %d and %q is stored", last, tags())
 	}
 	if err := os.Remove(fill.Name()); err != nil {

@@ -63,7 +63,7 @@ func TestTimeoutFreesTheInstance(t *testing.T) {
 // TestThreeWorkers runs probes that are as impatient as they can be with requests that last many times as long:
 // three run at once and nothing is restarted.
 func TestThreeWorkers(t *testing.T) {
-	s := start(t)
+	s := shared(t)
 	s.deploy("three", "blue", `import time
 
 def init():
@@ -88,6 +88,9 @@ readiness_probe:
   period: 1
   timeout: 1
   failure_threshold: 1
+startup_probe:
+  period: 1
+  failure_threshold: 120
 `)
 	key := s.key("three")
 	const seconds = 8 // several times the patience of the probes

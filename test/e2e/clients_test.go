@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"portico/test/harness"
 )
 
 // shellEnv is a user's shell: what this test runs in, without what would lead past the server.
@@ -142,7 +144,7 @@ func TestInterceptionSurvivesAKill(t *testing.T) {
 func TestEnvInAShell(t *testing.T) {
 	need(t, "sh")
 	need(t, "python3")
-	s := start(t)
+	s := shared(t)
 	script := `set -e
 env | sort | grep -v '^_=' > before
 eval "$(` + binary + ` env --config-file)"
@@ -211,7 +213,7 @@ func TestEnvCheck(t *testing.T) {
 // TestRunIsItsCommand: signals and exit codes of the command are those of `portico run`.
 func TestRunIsItsCommand(t *testing.T) {
 	need(t, "sh")
-	s := start(t)
+	s := shared(t)
 	if r := s.inShell("run", "--", "sh", "-c", "echo out; echo err >&2; exit 7"); r.code != 7 || r.out != "out\n" ||
 		r.err != "err\n" {
 		t.Errorf("%+v", r)
@@ -239,7 +241,7 @@ func TestRunIsItsCommand(t *testing.T) {
 	}
 	select {
 	case <-ended:
-	case <-time.After(waitTimeout):
+	case <-time.After(harness.WaitTimeout):
 		t.Fatal("the command does not end")
 	}
 	if code := cmd.ProcessState.ExitCode(); code != 9 {

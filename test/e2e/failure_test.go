@@ -263,7 +263,7 @@ func TestDetach(t *testing.T) {
 	if got := s.workers(); fmt.Sprint(got) != fmt.Sprint(before) {
 		t.Fatalf("workers %v, then %v", before, got)
 	}
-	s.flags = s.flags[:len(s.flags)-1]
+	s.Flags = s.Flags[:len(s.Flags)-1]
 	s.up()
 	if a := s.score("stay", key, "1"); a.status != http.StatusOK || len(before) == 0 {
 		t.Fatalf("%d %s", a.status, a.body)

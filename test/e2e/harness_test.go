@@ -3,8 +3,6 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,11 +13,10 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
-	"portico/internal/host"
+	"portico/test/harness"
 )
 
 // binary is the program under test, built once for all tests.
@@ -28,67 +25,30 @@ var binary string
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "portico-e2e-")
-	if err != nil {
+	var remove func()
+	var err error
+	if binary, remove, err = harness.Program(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(dir)
-	binary = filepath.Join(dir, "portico")
-	build := exec.Command("go", "build", "-o", binary, "portico/cmd/portico")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
+	defer remove()
+	code := m.Run()
+	if err := common.end(); err != nil {
+		fmt.Fprintln(os.Stderr, "the server that tests shared:", err)
 		return 1
 	}
-	return m.Run()
+	return code
 }
 
-const (
-	startTimeout = 60 * time.Second
-	stopTimeout  = 60 * time.Second
-	// waitTimeout bounds every wait for a condition. It is only reached when the condition never comes.
-	waitTimeout = 90 * time.Second
-)
-
-// ready is the ready file.
-type ready struct {
-	PID            int    `json:"pid"`
-	ManagementURL  string `json:"management_url"`
-	ScoringURL     string `json:"scoring_url"`
-	ScoringHTTPURL string `json:"scoring_http_url"`
-	CAFile         string `json:"ca_file"`
-}
-
-// server is one `portico serve` with its data directory.
+// server is one `portico serve` with its data directory, as one test sees it.
 type server struct {
+	*harness.Server
 	t     *testing.T
 	dir   string // data directory
-	flags []string
-	ready ready
+	ready harness.Ready
+	log   *harness.Buffer
 	http  *http.Client
 	token string
-
-	cmd  *exec.Cmd
-	log  *lockedBuffer
-	exit chan error
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // start lets the test run beside others and starts a server on free ports, which ends with its host when the test
@@ -102,113 +62,109 @@ func start(t *testing.T, flags ...string) *server {
 // startAlone is start for a test that already runs beside others, or must not.
 func startAlone(t *testing.T, flags ...string) *server {
 	t.Helper()
-	s := &server{t: t, dir: filepath.Join(t.TempDir(), "data"), log: &lockedBuffer{}}
-	s.flags = append([]string{"--management", "127.0.0.1:0", "--scoring", "127.0.0.1:0", "--scoring-http", "127.0.0.1:0"}, flags...)
-	t.Cleanup(s.end)
+	return startIn(t, filepath.Join(t.TempDir(), "data"), flags...)
+}
+
+func startIn(t *testing.T, dir string, flags ...string) *server {
+	t.Helper()
+	s := &server{Server: harness.NewServer(binary, dir, flags...), t: t, dir: dir}
+	s.log = &s.Log
+	t.Cleanup(func() {
+		if err := s.End(); err != nil {
+			t.Error(err)
+		}
+		s.tell()
+	})
 	s.up()
 	return s
+}
+
+// common is the server of the tests that do not mind each other's endpoints. Whoever comes first starts it.
+var common sharedServer
+
+type sharedServer struct {
+	once sync.Once
+	dir  string
+	*harness.Server
+	err error
+}
+
+func (c *sharedServer) start() {
+	if c.dir, c.err = os.MkdirTemp("", "portico-e2e-"); c.err == nil {
+		c.Server = harness.NewServer(binary, filepath.Join(c.dir, "data"))
+		c.err = c.Up()
+	}
+}
+
+func (c *sharedServer) end() error {
+	if c.Server == nil {
+		return nil
+	}
+	defer os.RemoveAll(c.dir)
+	return c.End()
+}
+
+// shared is start for a test that leaves its server as it is, but for endpoints and other records of names that no
+// other test uses: it gets the server that such tests share.
+func shared(t *testing.T) *server {
+	t.Helper()
+	t.Parallel()
+	common.once.Do(common.start)
+	if common.err != nil {
+		t.Fatal(common.err)
+	}
+	s := &server{Server: common.Server, t: t, dir: common.Dir, log: &common.Log}
+	t.Cleanup(s.tell)
+	s.meet()
+	return s
+}
+
+// tell shows the server's log when the test failed.
+func (s *server) tell() {
+	if s.t.Failed() {
+		s.t.Logf("server log:\n%s", s.log)
+	}
 }
 
 // up starts the process and waits until it serves. It may be called again after stop or kill.
 func (s *server) up() {
 	s.t.Helper()
-	file := filepath.Join(s.t.TempDir(), "ready.json")
-	args := append([]string{"serve", "--data-dir", s.dir, "--ready-file", file}, s.flags...)
-	s.cmd = exec.Command(binary, args...)
-	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
-	if err := s.cmd.Start(); err != nil {
+	if err := s.Up(); err != nil {
 		s.t.Fatal(err)
 	}
-	exit := make(chan error, 1)
-	s.exit = exit
-	go func(cmd *exec.Cmd) { exit <- cmd.Wait() }(s.cmd)
-	deadline := time.Now().Add(startTimeout)
-	for {
-		doc, err := os.ReadFile(file)
-		if err == nil {
-			if err := json.Unmarshal(doc, &s.ready); err != nil {
-				s.t.Fatalf("ready file: %v: %s", err, doc)
-			}
-			break
-		}
-		select {
-		case err := <-exit:
-			s.exit = nil
-			s.t.Fatalf("serve ended before it was ready: %v\n%s", err, s.log)
-		case <-time.After(5 * time.Millisecond):
-		}
-		if time.Now().After(deadline) {
-			s.t.Fatalf("serve is not ready after %s\n%s", startTimeout, s.log)
-		}
-	}
+	s.meet()
+}
+
+// meet learns what clients of the server need.
+func (s *server) meet() {
+	s.t.Helper()
+	s.ready = s.Ready
 	token, err := os.ReadFile(filepath.Join(s.dir, "admin.token"))
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	s.token = strings.TrimSpace(string(token))
-	ca, err := os.ReadFile(s.ready.CAFile)
-	if err != nil {
+	if s.http, err = s.Client(); err != nil {
 		s.t.Fatal(err)
 	}
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(ca)
-	s.http = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, MaxIdleConnsPerHost: 64}}
 	s.t.Cleanup(s.http.CloseIdleConnections)
 }
 
 // stop ends the server as an operator does and gives its exit status.
 func (s *server) stop() int {
 	s.t.Helper()
-	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+	code, err := s.Stop()
+	if err != nil {
 		s.t.Fatal(err)
 	}
-	return s.wait()
+	return code
 }
 
 // kill ends the server without a chance to do anything.
 func (s *server) kill() {
 	s.t.Helper()
-	if err := s.cmd.Process.Kill(); err != nil {
+	if err := s.Kill(); err != nil {
 		s.t.Fatal(err)
-	}
-	s.wait()
-}
-
-func (s *server) wait() int {
-	s.t.Helper()
-	select {
-	case <-s.exit:
-		s.exit = nil
-		return s.cmd.ProcessState.ExitCode()
-	case <-time.After(stopTimeout):
-		_ = s.cmd.Process.Kill()
-		s.t.Fatalf("serve does not end\n%s", s.log)
-		return -1
-	}
-}
-
-// end leaves nothing behind, whatever the test did.
-func (s *server) end() {
-	if s.exit != nil {
-		_ = s.cmd.Process.Signal(syscall.SIGTERM)
-		s.wait()
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
-	defer cancel()
-	if c, err := host.Dial(ctx, s.dir); err == nil {
-		if err := c.Shutdown(ctx, time.Second); err != nil {
-			s.t.Errorf("shut the host down: %v", err)
-		}
-		_ = c.Close()
-	} else if !errors.Is(err, host.ErrNotRunning) {
-		s.t.Errorf("reach the host: %v", err)
-	}
-	// Sockets lie elsewhere when the path of the data directory is too long for one.
-	if dir, err := host.SocketDir(s.dir); err == nil {
-		_ = os.RemoveAll(dir)
-	}
-	if s.t.Failed() {
-		s.t.Logf("server log:\n%s", s.log)
 	}
 }
 
@@ -359,15 +315,7 @@ func (s *server) score(endpoint, key, body string, header ...string) answer {
 func files(t *testing.T, content map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
-	for name, text := range content {
-		path := filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
+	harness.Files(t, dir, content)
 	return dir
 }
 
@@ -418,7 +366,7 @@ func (s *server) deploy(endpoint, name, script, extra string) {
 // eventually waits for a condition.
 func (s *server) eventually(what string, ok func() bool) {
 	s.t.Helper()
-	for deadline := time.Now().Add(waitTimeout); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(harness.WaitTimeout); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if ok() {
 			return
 		}

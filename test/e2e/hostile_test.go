@@ -123,13 +123,13 @@ func TestHostileScripts(t *testing.T) {
 
 // TestEndlessRun: a run() that never returns ends with its deadline.
 func TestEndlessRun(t *testing.T) {
-	s := start(t)
-	s.deploy("bad", "blue", hostileScript, "request_settings:\n  request_timeout_ms: 1500\n")
-	key := s.key("bad")
-	if a := s.score("bad", key, "loop"); a.status != http.StatusRequestTimeout {
+	s := shared(t)
+	s.deploy("endless", "blue", hostileScript, "request_settings:\n  request_timeout_ms: 1500\n")
+	key := s.key("endless")
+	if a := s.score("endless", key, "loop"); a.status != http.StatusRequestTimeout {
 		t.Errorf("%d %s", a.status, a.body)
 	}
-	s.eventually("the deployment answers again", func() bool { return s.score("bad", key, "x").status == http.StatusOK })
+	s.eventually("the deployment answers again", func() bool { return s.score("endless", key, "x").status == http.StatusOK })
 }
 
 // needMemoryLimit skips where the system has no control groups that this process may use: then nothing bounds memory.

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"portico/test/harness"
 )
 
 // flavorsVariable makes the tests train models of more libraries than the development environment has. They are
@@ -63,7 +65,7 @@ const rows = `{"input_data": {"columns": ["a", "b"], "index": [0, 1], "data": [[
 // TestMLflow deploys what MLflow saved: no script, no environment, and a type that says nothing.
 func TestMLflow(t *testing.T) {
 	models := train(t, trainer(t), "sklearn", "python")
-	s := start(t)
+	s := shared(t)
 	dir := files(t, map[string]string{
 		"endpoint.yml": endpointYAML("mlflow"),
 		"blue.yml": "name: blue\nendpoint_name: mlflow\nmodel:\n  path: " + filepath.Join(models, "sklearn") +
@@ -155,7 +157,7 @@ func closeTo(t *testing.T, a answer, want ...float64) bool {
 
 // TestMLflowRefused: what cannot be deployed is said at once, with the field.
 func TestMLflowRefused(t *testing.T) {
-	s := start(t)
+	s := shared(t)
 	s.must("ml", "online-endpoint", "create", "-f", filepath.Join(files(t, map[string]string{"e.yml": endpointYAML("refused")}), "e.yml"),
 		"-o", "none")
 	for name, c := range map[string]struct {
@@ -225,7 +227,7 @@ func TestMLflowFlavors(t *testing.T) {
 func inferModel(t *testing.T, python, model string) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "ready.json")
-	var log lockedBuffer
+	var log harness.Buffer
 	cmd := exec.Command(binary, "infer", "--model_dir", model, "--python", python, "--port", "0", "--ready-file", file)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = t.TempDir(), &log, &log
 	if err := cmd.Start(); err != nil {
@@ -237,7 +239,7 @@ func inferModel(t *testing.T, python, model string) string {
 		_ = cmd.Process.Signal(os.Interrupt)
 		<-ended
 	})
-	for deadline := time.Now().Add(waitTimeout); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(harness.WaitTimeout); ; time.Sleep(10 * time.Millisecond) {
 		var r struct{ Address string }
 		if doc, err := os.ReadFile(file); err == nil && json.Unmarshal(doc, &r) == nil {
 			return "http://" + r.Address

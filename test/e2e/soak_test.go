@@ -64,7 +64,7 @@ func TestSoak(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	s := startAlone(t)
+	s := start(t)
 	s.deploy("soak", "blue", "def init():\n    pass\ndef run(raw_data):\n    return raw_data\n",
 		"request_settings:\n  max_concurrent_requests_per_instance: 8\n  request_timeout_ms: 30000\n")
 	header := http.Header{"Authorization": {"Bearer " + s.key("soak")}, "Content-Type": {"application/json"}}
@@ -112,7 +112,7 @@ func TestHundredDeploymentsAtOnce(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it starts a hundred processes")
 	}
-	s := startAlone(t)
+	s := start(t)
 	const endpoints, each = 10, 10
 	s.deploy("first", "blue", echoScript, "")
 	spec := s.api("GET", workspace+"/onlineEndpoints/first/deployments/blue", nil).json(t)

@@ -68,18 +68,19 @@ func TestSpine(t *testing.T) {
 }
 
 // TestCreateIsFast bounds nothing tightly: it only catches a wait that should not be there, such as a probe delay.
+// TestCreateIsFast: a deployment is routable when its script is ready, not when the first probe would be due.
 func TestCreateIsFast(t *testing.T) {
-	s := start(t)
-	s.deploy("fast", "warm", echoScript, "") // builds the environment
+	s := shared(t)
+	const delay = 120 * time.Second
 	begin := time.Now()
-	s.deploy("fast", "blue", echoScript, "")
-	if took := time.Since(begin); took > 9*time.Second {
-		t.Errorf("a cached deployment took %s: longer than the default initial delay of its probes", took)
+	s.deploy("fast", "blue", echoScript, "liveness_probe:\n  initial_delay: 120\nreadiness_probe:\n  initial_delay: 120\n")
+	if took := time.Since(begin); took >= delay {
+		t.Errorf("a deployment took %s: longer than the initial delay of its probes", took)
 	}
 }
 
 func TestSlowInitShowsProgress(t *testing.T) {
-	s := start(t)
+	s := shared(t)
 	dir := files(t, map[string]string{
 		"endpoint.yml": endpointYAML("slow"), "deployment.yml": deploymentYAML("slow", "blue", ""), "conda.yaml": emptyConda,
 		"src/score.py": "import time\ndef init():\n    time.sleep(12)\ndef run(raw_data):\n    return 1\n",
