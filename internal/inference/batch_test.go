@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,7 +23,7 @@ def run_batch(items):
     for text in items:
         word, _, arg = text.partition(" ")
         if word == "sleep": time.sleep(float(arg))
-        if word == "wait":
+        if word == "until":
             while not os.path.exists(arg): time.sleep(0.005)
         if word == "kill": os.kill(os.getpid(), 9)
         if word == "bad": raise ValueError("bad input")
@@ -58,17 +56,6 @@ func ask(ctx context.Context, t *testing.T, p *Pool, body string, timeout time.D
 		out <- outcome{status, text, err}
 	}()
 	return out
-}
-
-// gate is a file for which the item "wait PATH" waits.
-func gate(t *testing.T) (item string, open func()) {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "gate")
-	return "wait " + path, func() {
-		if err := os.WriteFile(path, nil, 0o600); err != nil {
-			t.Error(err)
-		}
-	}
 }
 
 // behind keeps the worker busy until calls have gathered behind it, and gives their outcomes.
@@ -193,7 +180,7 @@ func TestBatchGivingUp(t *testing.T) {
 		t.Errorf("whose deadline passed: %+v", got)
 	}
 	finish()
-	if got := <-stays; got.err != nil || !strings.HasPrefix(got.text, `"wait `) {
+	if got := <-stays; got.err != nil || !strings.HasPrefix(got.text, `"until `) {
 		t.Errorf("who waited: %+v", got)
 	}
 
