@@ -56,8 +56,9 @@ type PutOptions struct {
 // Uploads is the staging area: blobs by name, each with its bytes in a file of its own that is never changed
 // once the blob exists. Names are indexed in memory. Safe for concurrent use by one process.
 type Uploads struct {
-	dir string
-	now func() time.Time
+	dir    string
+	now    func() time.Time
+	ledger *Ledger // shown beside the uploads; nil: there is none
 
 	mu     sync.RWMutex
 	blobs  map[string]*record
@@ -95,6 +96,9 @@ func OpenUploads(dir string, now func() time.Time) (*Uploads, error) {
 	}
 	return u, nil
 }
+
+// Show lets every View read the blobs of a ledger too. It is called before the first View is used.
+func (u *Uploads) Show(l *Ledger) { u.ledger = l }
 
 // load reads the records and removes bytes that belong to none.
 func (u *Uploads) load() error {

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"path"
 	"regexp"
+	"slices"
 	"sort"
 	"strings"
 
@@ -20,6 +21,9 @@ import (
 //
 // Clients skip an upload when a blob says that it is complete. Another owner's blob never says so: its content is what
 // its writer claims, and whoever trusted the mark would register a stranger's bytes.
+//
+// What the server itself wrote, the blobs of the ledger, everybody reads who has no blob of his own under the name, and
+// whoever may delete at all may delete it: it is the workspace's, and it is not imported.
 //
 // In the staging area the blob CONTAINER/PATH of an owner is CONTAINER/OWNER/PATH.
 type View struct {
@@ -84,16 +88,34 @@ func (v View) SetMetadata(name string, metadata map[string]string) (Blob, error)
 	return named(b, name), err
 }
 
-// Delete is Uploads.Delete for a blob of the owner's own.
+// Delete is Uploads.Delete for a blob of the owner's own, or one of the ledger.
 func (v View) Delete(name string) error {
 	if err := checkBlobName(name); err != nil {
 		return fmt.Errorf("delete blob: %w", err)
 	}
+	if v.ofLedger(name) {
+		return v.u.ledger.Delete(name)
+	}
 	return v.u.Delete(staged(name, v.owner))
+}
+
+// ofLedger says whether the blob that the owner reads under a name is one of the ledger.
+func (v View) ofLedger(name string) bool {
+	if v.u.ledger == nil {
+		return false
+	}
+	if _, err := v.u.Stat(staged(name, v.owner)); err == nil {
+		return false
+	}
+	_, err := v.u.ledger.Stat(name)
+	return err == nil
 }
 
 // Stat describes the blob that the owner reads under a name; ErrNotFound.
 func (v View) Stat(name string) (Blob, error) {
+	if v.ofLedger(name) {
+		return v.u.ledger.Stat(name)
+	}
 	owner, err := v.reader(name)
 	if err != nil {
 		return Blob{}, err
@@ -104,6 +126,9 @@ func (v View) Stat(name string) (Blob, error) {
 
 // Open gives the blob that the owner reads under a name, and its bytes; see Uploads.Open. ErrNotFound.
 func (v View) Open(name string) (Blob, io.ReadSeekCloser, error) {
+	if v.ofLedger(name) {
+		return v.u.ledger.Open(name)
+	}
 	owner, err := v.reader(name)
 	if err != nil {
 		return Blob{}, nil, err
@@ -115,6 +140,25 @@ func (v View) Open(name string) (Blob, io.ReadSeekCloser, error) {
 // List gives at most limit blobs that the owner reads, whose names begin with prefix (CONTAINER/ and more) and come
 // after a name, in order.
 func (v View) List(prefix, after string, limit int) []Blob {
+	uploaded := v.listUploads(prefix, after, limit)
+	if v.u.ledger == nil || !strings.Contains(prefix, "/") {
+		return uploaded
+	}
+	all := append(v.u.ledger.List(prefix, after, limit), uploaded...)
+	slices.SortStableFunc(all, func(a, b Blob) int { return strings.Compare(a.Name, b.Name) })
+	out := all[:0]
+	for _, b := range all {
+		switch same := len(out) > 0 && out[len(out)-1].Name == b.Name; {
+		case !same:
+			out = append(out, b)
+		case !v.ofLedger(b.Name): // the later one of two is the upload
+			out[len(out)-1] = b
+		}
+	}
+	return out[:min(len(out), limit)]
+}
+
+func (v View) listUploads(prefix, after string, limit int) []Blob {
 	container, rest, ok := strings.Cut(prefix, "/")
 	if !ok {
 		return nil
