@@ -2,8 +2,6 @@ package arm
 
 import (
 	"maps"
-	"slices"
-	"strings"
 	"time"
 
 	"portico/internal/online"
@@ -81,27 +79,6 @@ type ScaleSettings struct {
 	TargetUtilization *int      `json:"targetUtilizationPercentage,omitempty"`
 }
 
-// DataCollector asks for requests and answers to be kept.
-type DataCollector struct {
-	Collections    map[string]Collection `json:"collections,omitempty"`
-	RollingRate    string                `json:"rollingRate,omitempty"`
-	SamplingRate   *float64              `json:"samplingRate,omitempty"`
-	RequestLogging *RequestLogging       `json:"requestLogging,omitempty"`
-}
-
-// Collection is one stream that a data collector keeps.
-type Collection struct {
-	DataCollectionMode string   `json:"dataCollectionMode,omitempty"`
-	ClientID           string   `json:"clientId,omitempty"`
-	DataID             string   `json:"dataId,omitempty"`
-	SamplingRate       *float64 `json:"samplingRate,omitempty"`
-}
-
-// RequestLogging names request headers to keep.
-type RequestLogging struct {
-	CaptureHeaders Refused `json:"captureHeaders,omitzero"`
-}
-
 // Instance is one running copy, as people see it.
 type Instance struct {
 	ID         string `json:"id"`
@@ -155,7 +132,6 @@ type Capacity struct {
 var (
 	computeTypes   = []string{"Managed", "Kubernetes", "AzureMLCompute"}
 	scaleTypes     = []string{"Default", "TargetUtilization"}
-	rollingRates   = []string{"Minute", "Hour", "Day", "Month", "Year"}
 	containerTypes = []string{"InferenceServer", "StorageInitializer", "ModelDataCollector"}
 )
 
@@ -173,6 +149,7 @@ type DeploymentRequest struct {
 	Model       string
 	Code        string
 	Environment string
+	Data        map[string]string // data asset by collection; without one the collection gets its default
 }
 
 // Domain translates a request into the domain. It reports what the domain cannot express: fields that are not
@@ -216,7 +193,7 @@ func (d *Deployment) Domain() (DeploymentRequest, []*online.Error) {
 		r.Spec.Startup = &startup
 	}
 	r.Spec.Scale, faults = p.ScaleSettings.domain(faults)
-	r.Spec.DataCollector, faults = p.DataCollector.domain(faults)
+	r.Spec.DataCollector, r.Data, faults = p.DataCollector.domain(faults)
 	return r, readSettings(&r.Spec, faults)
 }
 
@@ -285,43 +262,6 @@ func (s *ScaleSettings) domain(faults []*online.Error) (online.ScaleSettings, []
 	return out, faults
 }
 
-func (c *DataCollector) domain(faults []*online.Error) (*online.DataCollector, []*online.Error) {
-	if c == nil {
-		return nil, faults
-	}
-	out := &online.DataCollector{SamplingRate: 1, RollingRate: "Hour"}
-	if c.SamplingRate != nil {
-		out.SamplingRate = *c.SamplingRate
-	}
-	if out.SamplingRate < 0 || out.SamplingRate > 1 {
-		faults = append(faults, online.Errorf(online.CodeBadArgument, "properties.dataCollector.samplingRate",
-			"sampling rate %g is not between 0 and 1", out.SamplingRate))
-	}
-	if c.RollingRate != "" {
-		out.RollingRate = word(c.RollingRate, rollingRates...)
-	}
-	if !slices.Contains(rollingRates, out.RollingRate) {
-		faults = append(faults, online.Errorf(online.CodeBadArgument, "properties.dataCollector.rollingRate",
-			"rollingRate %.40q is not one of %s", out.RollingRate, strings.Join(rollingRates, ", ")))
-	}
-	for _, name := range slices.Sorted(maps.Keys(c.Collections)) {
-		switch mode := word(c.Collections[name].DataCollectionMode, access...); mode {
-		case "Enabled":
-			out.Enabled = append(out.Enabled, name)
-		case "Disabled", "":
-		default:
-			faults = append(faults, online.Errorf(online.CodeBadArgument,
-				"properties.dataCollector.collections."+name+".dataCollectionMode",
-				"dataCollectionMode %.40q is not one of Enabled, Disabled", mode))
-		}
-	}
-	if c.RequestLogging != nil {
-		faults = refuse(faults, refusal{c.RequestLogging.CaptureHeaders,
-			"properties.dataCollector.requestLogging.captureHeaders"})
-	}
-	return out, faults
-}
-
 // NewDeployment renders a deployment with what the service has filled in. extra are properties that the service adds.
 func NewDeployment(m Meta, s online.DeploymentSpec, st online.DeploymentStatus, extra map[string]string) Deployment {
 	d := Deployment{
@@ -358,6 +298,7 @@ func deploymentProperties(s online.DeploymentSpec) DeploymentProperties {
 			MaxQueueWait: new(Duration(s.Request.MaxQueueWait)), RequestTimeout: new(Duration(s.Request.Timeout))},
 		LivenessProbe: newProbe(s.Liveness), ReadinessProbe: newProbe(s.Readiness),
 		ScaleSettings: &ScaleSettings{ScaleType: s.Scale.Type},
+		DataCollector: newDataCollector(s.DataCollector),
 	}
 	maps.Copy(p.Properties, s.Properties)
 	showSettings(&s, p.Properties)

@@ -260,6 +260,13 @@ func (v View) shown(b Blob, name, owner string) Blob {
 // uploadFolders are the folders in which the Python SDK gives every upload a folder of its own, named by its hash.
 var uploadFolders = map[string]bool{"LocalUpload": true, "az-ml-artifacts": true}
 
+// IsUploadFolder says whether a path inside a container lies where clients put uploads, each in a folder that is one
+// owner's.
+func IsUploadFolder(path string) bool {
+	first, _, _ := strings.Cut(path, "/")
+	return uploadFolders[first]
+}
+
 // unit is the part of a blob's name below which all is one owner's: the folder of one upload, or the blob alone.
 func unit(name string) (of string, isFolder bool) {
 	parts := strings.SplitN(name, "/", 4)

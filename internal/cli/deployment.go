@@ -123,7 +123,10 @@ func (s *session) putDeployment(ctx context.Context, d deploymentName, f *deploy
 	if err != nil {
 		return err
 	}
-	started, err := s.client.put(ctx, s.deploymentPath(d.endpoint, d.name), f.wire(s.scope, ids), etag)
+	if ids.Data, err = s.prepareCollections(ctx, f.DataCollector, d); err != nil {
+		return err
+	}
+	started, err := s.client.put(ctx, s.deploymentPath(d.endpoint, d.name), f.wire(ids), etag)
 	if err != nil {
 		return err
 	}

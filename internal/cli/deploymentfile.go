@@ -1,9 +1,6 @@
 package cli
 
-import (
-	"portico/internal/arm"
-	"portico/internal/online"
-)
+import "portico/internal/arm"
 
 // deploymentFile is the managedOnlineDeployment schema: what a person writes, and what the deployment commands
 // print.
@@ -78,41 +75,20 @@ type probeFile struct {
 	FailureThreshold *int `json:"failure_threshold,omitempty"`
 }
 
-type dataCollectorFile struct {
-	Collections    map[string]collectionFile `json:"collections,omitempty"`
-	SamplingRate   *float64                  `json:"sampling_rate,omitempty"`
-	RollingRate    string                    `json:"rolling_rate,omitempty" one:"minute|hour|day|month|year"`
-	RequestLogging *requestLoggingFile       `json:"request_logging,omitempty"`
-}
-
-type collectionFile struct {
-	Enabled  *bool            `json:"enabled,omitempty"`
-	Data     *collectedToFile `json:"data,omitempty"`
-	ClientID string           `json:"client_id,omitempty"`
-}
-
-type collectedToFile struct {
-	Name    string `json:"name,omitempty"`
-	Path    string `json:"path,omitempty"`
-	Version string `json:"version,omitempty"`
-}
-
-type requestLoggingFile struct {
-	CaptureHeaders []string `json:"capture_headers,omitempty"`
-}
-
 var (
 	typeWords  = words{{"managed", "Managed"}, {"kubernetes", "Kubernetes"}}
 	scaleWords = words{{"default", "Default"}, {"target_utilization", "TargetUtilization"}}
-	rollWords  = words{{"minute", "Minute"}, {"hour", "Hour"}, {"day", "Day"}, {"month", "Month"}, {"year", "Year"}}
 )
 
 // resolvedAssets are the ids under which the assets of a deployment were found or registered; empty where the
 // deployment has none.
-type resolvedAssets struct{ Model, Code, Environment string }
+type resolvedAssets struct {
+	Model, Code, Environment string
+	Data                     map[string]string // by collection
+}
 
 // wire gives the body of a PUT.
-func (f *deploymentFile) wire(scope online.WorkspaceID, ids resolvedAssets) *arm.Deployment {
+func (f *deploymentFile) wire(ids resolvedAssets) *arm.Deployment {
 	out := &arm.Deployment{
 		Location: f.Location, Tags: orEmpty(f.Tags),
 		SKU: &arm.SKU{Name: "Default", Capacity: f.InstanceCount},
@@ -123,7 +99,7 @@ func (f *deploymentFile) wire(scope online.WorkspaceID, ids resolvedAssets) *arm
 			InstanceType: f.InstanceType, AppInsightsEnabled: isTrue(f.AppInsightsEnabled),
 			LivenessProbe: f.LivenessProbe.wire(), ReadinessProbe: f.ReadinessProbe.wire(),
 			StartupProbe:              f.StartupProbe.wire(),
-			EgressPublicNetworkAccess: accessWords.wire(f.EgressPublicNetwork), DataCollector: f.DataCollector.wire(scope),
+			EgressPublicNetworkAccess: accessWords.wire(f.EgressPublicNetwork), DataCollector: f.DataCollector.wire(ids.Data),
 			PrivateNetworkConnection: arm.Refused(isTrue(f.PrivateNetworkConnection)),
 		},
 	}
@@ -157,29 +133,6 @@ func (f *probeFile) wire() *arm.Probe {
 		InitialDelay: seconds(f.InitialDelay), Period: seconds(f.Period), Timeout: seconds(f.Timeout),
 		SuccessThreshold: f.SuccessThreshold, FailureThreshold: f.FailureThreshold,
 	}
-}
-
-func (f *dataCollectorFile) wire(scope online.WorkspaceID) *arm.DataCollector {
-	if f == nil {
-		return nil
-	}
-	out := &arm.DataCollector{
-		Collections: map[string]arm.Collection{}, RollingRate: rollWords.wire(f.RollingRate), SamplingRate: f.SamplingRate,
-	}
-	for name, c := range f.Collections {
-		w := arm.Collection{DataCollectionMode: "Disabled", ClientID: c.ClientID}
-		if isTrue(c.Enabled) {
-			w.DataCollectionMode = "Enabled"
-		}
-		if c.Data != nil && c.Data.Name != "" {
-			w.DataID = arm.FormatID(scope.Asset(online.KindData, c.Data.Name, orDefault(c.Data.Version, "1")))
-		}
-		out.Collections[name] = w
-	}
-	if f.RequestLogging != nil {
-		out.RequestLogging = &arm.RequestLogging{CaptureHeaders: len(f.RequestLogging.CaptureHeaders) > 0}
-	}
-	return out
 }
 
 // deploymentFromWire gives a deployment as it is printed.
@@ -232,24 +185,6 @@ func probeFromWire(p *arm.Probe) *probeFile {
 		InitialDelay: inSeconds(p.InitialDelay), Period: inSeconds(p.Period), Timeout: inSeconds(p.Timeout),
 		SuccessThreshold: p.SuccessThreshold, FailureThreshold: p.FailureThreshold,
 	}
-}
-
-func collectorFromWire(w *arm.DataCollector) *dataCollectorFile {
-	if w == nil {
-		return nil
-	}
-	f := &dataCollectorFile{
-		Collections: map[string]collectionFile{}, RollingRate: rollWords.file(w.RollingRate), SamplingRate: w.SamplingRate,
-	}
-	for name, c := range w.Collections {
-		on := accessWords.file(c.DataCollectionMode) == "enabled"
-		out := collectionFile{Enabled: &on, ClientID: c.ClientID}
-		if c.DataID != "" {
-			out.Data = &collectedToFile{Name: segment(c.DataID, "data"), Version: segment(c.DataID, "versions")}
-		}
-		f.Collections[name] = out
-	}
-	return f
 }
 
 func orDefault(s, fallback string) string {

@@ -69,7 +69,10 @@ func TestFilesOnTheWire(t *testing.T) {
 			if f.CodeConfiguration != nil {
 				ids.Code = f.CodeConfiguration.Code
 			}
-			golden(t, name+".json", indented(t, f.wire(testScope, ids)))
+			if f.DataCollector != nil {
+				ids.Data = map[string]string{"model_inputs": f.DataCollector.Collections["model_inputs"].Data.Reference}
+			}
+			golden(t, name+".json", indented(t, f.wire(ids)))
 		})
 	}
 }
@@ -106,7 +109,7 @@ func TestServerReadsWhatWeSend(t *testing.T) {
 	var refused arm.Deployment
 	decodeStrict(t, "deployment-refused", &refused)
 	_, faults = refused.Domain()
-	for _, want := range []string{"properties.privateNetworkConnection",
+	for _, want := range []string{"properties.privateNetworkConnection", "properties.dataCollector.collections.model_outputs.clientId",
 		"properties.dataCollector.requestLogging.captureHeaders"} {
 		found := false
 		for _, f := range faults {
@@ -146,7 +149,7 @@ func TestShownCanBeApplied(t *testing.T) {
 	}
 	ids := resolvedAssets{Model: again.Model.Reference, Code: again.CodeConfiguration.Code,
 		Environment: again.Environment.Reference}
-	first, second := indented(t, shown.wire(testScope, ids)), indented(t, again.wire(testScope, ids))
+	first, second := indented(t, shown.wire(ids)), indented(t, again.wire(ids))
 	if !bytes.Equal(first, second) {
 		t.Errorf("applied again it would be\n%s\nnot\n%s", second, first)
 	}

@@ -38,7 +38,11 @@ func (s *Service) PutDeployment(ctx context.Context, c Caller, w online.Workspac
 		edit: func(tx store.Tx, _ *store.Deployment) (online.DeploymentSpec, []*online.Error, error) {
 			spec := in.Request.Spec
 			faults, err := s.resolve(tx, c, w, &spec, in.Request)
-			return spec, faults, err
+			if err != nil {
+				return spec, nil, err
+			}
+			more, err := s.resolveCollections(tx, c, id, &spec, in.Request.Data)
+			return spec, append(faults, more...), err
 		}})
 }
 

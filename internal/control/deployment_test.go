@@ -127,7 +127,7 @@ func TestBadDeployments(t *testing.T) {
 			"properties.appInsightsEnabled", "appInsights"},
 		{"mount path", func(r *arm.DeploymentRequest) { r.Spec.ModelMountPath = "/m" }, online.CodeNotImplemented,
 			"properties.modelMountPath", "custom containers"},
-		{"collector", func(r *arm.DeploymentRequest) { r.Spec.DataCollector = &online.DataCollector{Enabled: []string{"x"}} }, online.CodeNotImplemented, "properties.dataCollector", "dataCollector"},
+		{"collector", func(r *arm.DeploymentRequest) { r.Spec.DataCollector = &online.DataCollector{RollingRate: "Week"} }, online.CodeBadArgument, "properties.dataCollector.rollingRate", "rollingRate"},
 		{"long timeout", func(r *arm.DeploymentRequest) { r.Spec.Request.Timeout = 181 * time.Second },
 			online.CodeBadArgument, "properties.requestSettings.requestTimeout", "3m1s"},
 		{"fast probe", func(r *arm.DeploymentRequest) { r.Spec.Readiness.Period = time.Millisecond },

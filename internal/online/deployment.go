@@ -103,13 +103,6 @@ type ScaleSettings struct {
 	PollingInterval   time.Duration `json:"pollingInterval,omitempty"`
 }
 
-// DataCollector asks for requests and answers to be kept. Nothing acts on it yet.
-type DataCollector struct {
-	Enabled      []string `json:"enabled,omitempty"` // names of the enabled collections
-	SamplingRate float64  `json:"samplingRate"`
-	RollingRate  string   `json:"rollingRate"`
-}
-
 // DeploymentStatus is what is. Only reconcile writes it.
 type DeploymentStatus struct {
 	ObservedGeneration int64             `json:"observedGeneration"` // the newest spec that was brought to an end
@@ -294,9 +287,6 @@ func (s *DeploymentSpec) Validate(types Catalogue) []*Error {
 	if s.AppInsightsEnabled {
 		add(CodeNotImplemented, "properties.appInsightsEnabled", "appInsightsEnabled is not implemented yet; leave it false")
 	}
-	if s.DataCollector != nil && len(s.DataCollector.Enabled) > 0 {
-		add(CodeNotImplemented, "properties.dataCollector", "dataCollector is not implemented yet; leave it out or disable its collections")
-	}
 	if s.Batching != nil {
 		faults = append(faults, s.Batching.validate(s.Request.MaxConcurrent)...)
 	}
@@ -304,6 +294,7 @@ func (s *DeploymentSpec) Validate(types Catalogue) []*Error {
 		faults = append(faults, s.Cache.validate()...)
 		add(CodeNotImplemented, "properties.properties."+PropertyCacheTTL, "the response cache is not implemented yet; leave it out")
 	}
+	faults = append(faults, s.DataCollector.validate()...)
 	if _, err := s.WorkerCount(); err != nil {
 		faults = append(faults, err)
 	}
