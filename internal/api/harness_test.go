@@ -76,6 +76,10 @@ func (s *site) Minutes(endpoint string, since, until time.Time) []telemetry.Seri
 	return s.metrics.Minutes(endpoint, since, until)
 }
 
+func (s *site) CollectedMinutes(endpoint string, since, until time.Time) []telemetry.CollectedMinute {
+	return s.metrics.CollectedMinutes(endpoint, since, until)
+}
+
 func (s *site) Connections(since, until time.Time) []telemetry.ConnectionMinute {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -50,6 +50,8 @@ type Metrics interface {
 	// minute that overlaps [since, until).
 	Minutes(endpoint string, since, until time.Time) []telemetry.Series
 	Connections(since, until time.Time) []telemetry.ConnectionMinute
+	// CollectedMinutes gives what was counted of the endpoint's data collectors.
+	CollectedMinutes(endpoint string, since, until time.Time) []telemetry.CollectedMinute
 }
 
 // Caller is who gives a command, and from where.

@@ -52,6 +52,18 @@ func (b *bench) Minutes(endpoint string, since, until time.Time) []telemetry.Ser
 	return b.metrics.Minutes(endpoint, since, until)
 }
 
+// CollectedMinutes: one event of blue in every minute but the first, which has an error.
+func (b *bench) CollectedMinutes(endpoint string, since, until time.Time) []telemetry.CollectedMinute {
+	c := telemetry.Collected{Endpoint: endpoint, Deployment: "blue", Instance: "i-1", Collection: "model_inputs",
+		Reason: telemetry.UncollectedQueue}
+	var out []telemetry.CollectedMinute
+	for at := since.Truncate(time.Minute); at.Before(until); at = at.Add(time.Minute) {
+		out = append(out, telemetry.CollectedMinute{Time: at, Collected: c, Events: 2})
+		c.Reason = ""
+	}
+	return out
+}
+
 func (b *bench) Connections(since, until time.Time) []telemetry.ConnectionMinute {
 	b.mu.Lock()
 	defer b.mu.Unlock()

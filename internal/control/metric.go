@@ -29,9 +29,11 @@ var (
 		{Name: "NetworkBytes", Title: "Network Bytes", Unit: "BytesPerSecond",
 			Help: "The bytes of request and answer bodies.", observe: networkBytes, combine: additive},
 		{Name: "DataCollectionEventsPerMinute", Title: "Data Collection Events Per Minute", Unit: unitCount,
-			Dimensions: []string{"deployment", "type"}, Help: "Not measured yet."},
+			Dimensions: []string{"deployment", "type"}, Help: "The events that data collectors wrote; type is the collection.",
+			observe: collectedEvents, combine: additive},
 		{Name: "DataCollectionErrorsPerMinute", Title: "Data Collection Errors Per Minute", Unit: unitCount,
-			Dimensions: []string{"deployment", "reason", "type"}, Help: "Not measured yet."},
+			Dimensions: []string{"deployment", "reason", "type"}, Help: "The events of data collectors that were lost or refused.",
+			observe: collectedErrors, combine: additive},
 	}
 	deploymentMetrics = []Metric{
 		percentile("RequestLatency_P50", "Request Latency P50", 0.50, nil),
@@ -49,9 +51,12 @@ var (
 		unmeasured("GpuUtilizationPercentage", "GPU Utilization Percentage", unitPercent, "instanceId"),
 		unmeasured("GpuMemoryUtilizationPercentage", "GPU Memory Utilization Percentage", unitPercent, "instanceId"),
 		unmeasured("GpuEnergyJoules", "GPU Energy in Joules", unitCount, "instanceId"),
-		unmeasured("DataCollectionEventsPerMinute", "Data Collection Events Per Minute", unitCount, "instanceId", "type"),
-		unmeasured("DataCollectionErrorsPerMinute", "Data Collection Errors Per Minute", unitCount, "instanceId", "reason",
-			"type"),
+		{Name: "DataCollectionEventsPerMinute", Title: "Data Collection Events Per Minute", Unit: unitCount,
+			Dimensions: []string{"instanceId", "type"}, Help: "The events that the data collector wrote; type is the collection.",
+			observe: instanceEvents, combine: additive},
+		{Name: "DataCollectionErrorsPerMinute", Title: "Data Collection Errors Per Minute", Unit: unitCount,
+			Dimensions: []string{"instanceId", "reason", "type"}, Help: "The events of the data collector that were lost or refused.",
+			observe: instanceErrors, combine: additive},
 	}
 )
 
@@ -165,6 +170,33 @@ func networkBytes(o *observed) []observation {
 		}
 	}
 	return out
+}
+
+// collected gives the events of data collectors, those that were written or those that were not.
+func collected(o *observed, failed bool, dimensions func(c *telemetry.CollectedMinute) []string) []observation {
+	var out []observation
+	for i := range o.collected {
+		if c := &o.collected[i]; failed == (c.Reason != "") {
+			out = append(out, observation{at: c.Time, dimensions: dimensions(c), value: float64(c.Events)})
+		}
+	}
+	return out
+}
+
+func collectedEvents(o *observed) []observation {
+	return collected(o, false, func(c *telemetry.CollectedMinute) []string { return []string{c.Deployment, c.Collection} })
+}
+
+func collectedErrors(o *observed) []observation {
+	return collected(o, true, func(c *telemetry.CollectedMinute) []string { return []string{c.Deployment, c.Reason, c.Collection} })
+}
+
+func instanceEvents(o *observed) []observation {
+	return collected(o, false, func(c *telemetry.CollectedMinute) []string { return []string{c.Instance, c.Collection} })
+}
+
+func instanceErrors(o *observed) []observation {
+	return collected(o, true, func(c *telemetry.CollectedMinute) []string { return []string{c.Instance, c.Reason, c.Collection} })
 }
 
 func connectionsActive(o *observed) []observation {

@@ -321,6 +321,7 @@ func (q *MonitorQuery) order(groups map[string]*MetricSeries, split bool) []Metr
 type observed struct {
 	series      []telemetry.Series
 	connections []telemetry.ConnectionMinute
+	collected   []telemetry.CollectedMinute
 	intervals   []online.Interval
 	from, to    time.Time // whole minutes
 	now         time.Time
@@ -357,7 +358,11 @@ func (s *Service) observed(ctx context.Context, c Caller, q MonitorQuery) (*obse
 		return nil, err
 	}
 	o.series = s.Metrics.Minutes(name, o.from, o.to)
+	o.collected = s.Metrics.CollectedMinutes(name, o.from, o.to)
 	if q.Resource.Kind == online.KindDeployment {
+		o.collected = slices.DeleteFunc(o.collected, func(x telemetry.CollectedMinute) bool {
+			return !strings.EqualFold(x.Deployment, q.Resource.Name)
+		})
 		o.series = slices.DeleteFunc(o.series, func(x telemetry.Series) bool {
 			return !strings.EqualFold(x.Deployment, q.Resource.Name)
 		})

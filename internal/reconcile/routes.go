@@ -94,6 +94,7 @@ func (l *Loop) table(ctx context.Context, known map[string]generation) (*route.T
 				rd := route.Deployment{
 					Name: d.ID.Name, UID: d.UID, Request: d.Spec.Request, MaxInstances: d.Spec.InstanceCount,
 					Instances: l.ready(r, d, sets[d.UID], known, seen), Paths: paths(&d.Spec),
+					ID: d.ID, Collector: d.Spec.DataCollector,
 				}
 				// What serves decides what may be asked for: until an update has come to its end that is the set before it.
 				if c := d.Status.Current; c != nil && seen[c.ID] {

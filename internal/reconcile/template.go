@@ -23,6 +23,9 @@ func Digest(spec *online.DeploymentSpec) string {
 		"template/1", spec.InstanceType, spec.Model, spec.Code, spec.ScoringScript, spec.Environment,
 		spec.Request.Timeout, spec.Request.MaxConcurrent, spec.Liveness, spec.Readiness, spec.Startup,
 	})
+	if c := collected(spec.DataCollector); c != "" {
+		_ = enc.Encode([]string{"collector", c})
+	}
 	if spec.Runtime != "" { // absent before there were any: digests of script deployments stay what they were
 		_ = enc.Encode(spec.Runtime)
 	}
@@ -51,11 +54,44 @@ func template(d *store.Deployment, set *online.SetStatus, p *prepared, types onl
 		Python: p.environment.Python, EnvironmentID: p.environment.ID,
 		CodeDir: p.codeDir, ScoringScript: d.Spec.ScoringScript, ModelDir: p.modelDir, ModelDigest: p.modelDigest,
 		MLflowModel: p.mlflowModel,
-		Variables:   d.Spec.EnvironmentVariables,
+		Variables:   variables(&d.Spec),
 		Workers:     workers, MaxConcurrent: d.Spec.Request.MaxConcurrent, RequestTimeout: d.Spec.Request.Timeout,
 		Batching: d.Spec.Batching,
 		Liveness: d.Spec.Liveness, Readiness: d.Spec.Readiness, Startup: d.Spec.Startup,
 	}, nil
+}
+
+// CollectorVariable tells a worker which collections its code may fill, and at which rates: a JSON object of rates by
+// name. Workers without any lack it.
+const CollectorVariable = online.ReservedVariables + "DATA_COLLECTOR"
+
+// variables are a person's, with those that the spec implies.
+func variables(spec *online.DeploymentSpec) map[string]online.Secret {
+	c := collected(spec.DataCollector)
+	if c == "" {
+		return spec.EnvironmentVariables
+	}
+	out := maps.Clone(spec.EnvironmentVariables)
+	if out == nil {
+		out = map[string]online.Secret{}
+	}
+	out[CollectorVariable] = online.Secret(c)
+	return out
+}
+
+// collected describes the collections that code fills; empty: none.
+func collected(c *online.DataCollector) string {
+	rates := map[string]float64{}
+	for _, name := range c.Enabled() {
+		if !online.Reserved(name) {
+			rates[name] = c.Find(name).SamplingRate
+		}
+	}
+	if len(rates) == 0 {
+		return ""
+	}
+	doc, _ := json.Marshal(rates) // of finite numbers
+	return string(doc)
 }
 
 // targetError makes any error of a preparation one that its reader can act on.

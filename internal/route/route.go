@@ -43,6 +43,9 @@ type Deployment struct {
 	// Paths does not admit PathScore itself.
 	Paths       []Path
 	ScoringPath string
+	// ID and Collector say of which deployment, and which, data of requests is kept; nil: none.
+	ID        online.ID
+	Collector *online.DataCollector
 }
 
 // Instance is one instance that may be called. During an update a deployment has instances of two generations.

@@ -62,6 +62,16 @@ var (
 		Dimensions: []string{"endpoint", "deployment", "reason"},
 		Help:       "Copies that were not offered to the shadow deployment.",
 	}
+	MetricCollected = Metric{
+		Name: "portico_collected_events_total", Kind: "counter", Unit: "events", Azure: "DataCollectionEventsPerMinute",
+		Dimensions: []string{"endpoint", "deployment", "collection"},
+		Help:       "Events of data collectors that were written.",
+	}
+	MetricUncollected = Metric{
+		Name: "portico_collected_errors_total", Kind: "counter", Unit: "events", Azure: "DataCollectionErrorsPerMinute",
+		Dimensions: []string{"endpoint", "deployment", "collection", "reason"},
+		Help:       "Events of data collectors that were lost or refused.",
+	}
 	MetricConnections = Metric{
 		Name: "portico_connections_active", Kind: "gauge", Unit: "connections", Azure: "ConnectionsActive",
 		Help: "Open connections of the scoring listeners.",
@@ -84,6 +94,7 @@ var (
 var Catalogue = []Metric{
 	MetricRequests, MetricLatency, MetricQueue, MetricSoftFailures, MetricBatchSize, MetricRequestBytes, MetricResponseBytes,
 	MetricMirrorRequests, MetricMirrorLatency, MetricMirrorDropped,
+	MetricCollected, MetricUncollected,
 	MetricConnections, MetricConnectionsOpened, MetricLogDropped, MetricHistoryBytes,
 }
 

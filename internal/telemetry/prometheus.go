@@ -20,6 +20,8 @@ type promMetrics struct {
 	mirrorRequests    *prometheus.CounterVec
 	mirrorLatency     *prometheus.HistogramVec
 	mirrorDropped     *prometheus.CounterVec
+	collected         *prometheus.CounterVec
+	uncollected       *prometheus.CounterVec
 	connections       prometheus.Gauge
 	connectionsOpened prometheus.Counter
 	logDropped        prometheus.Counter
@@ -39,6 +41,8 @@ func newPromMetrics() *promMetrics {
 		requests: counters(MetricRequests), latency: latencies(MetricLatency),
 		mirrorRequests: counters(MetricMirrorRequests), mirrorLatency: latencies(MetricMirrorLatency),
 		mirrorDropped: counters(MetricMirrorDropped),
+		collected:     counters(MetricCollected),
+		uncollected:   counters(MetricUncollected),
 		queue:         counters(MetricQueue),
 		soft:          counters(MetricSoftFailures),
 		batch: prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -55,7 +59,7 @@ func newPromMetrics() *promMetrics {
 			Name: MetricHistoryBytes.Name, Help: MetricHistoryBytes.Help}),
 	}
 	p.registry.MustRegister(p.requests, p.latency, p.queue, p.soft, p.batch, p.requestBytes, p.responseBytes,
-		p.mirrorRequests, p.mirrorLatency, p.mirrorDropped, p.connections, p.connectionsOpened, p.logDropped, p.historyBytes,
+		p.mirrorRequests, p.mirrorLatency, p.mirrorDropped, p.collected, p.uncollected, p.connections, p.connectionsOpened, p.logDropped, p.historyBytes,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return p
 }
@@ -133,6 +137,8 @@ func (p *promMetrics) forget(key seriesKey) {
 	p.batch.DeletePartialMatch(l)
 	p.requestBytes.DeletePartialMatch(l)
 	p.responseBytes.DeletePartialMatch(l)
+	p.collected.DeletePartialMatch(l)
+	p.uncollected.DeletePartialMatch(l)
 }
 
 // StatusClass is "2xx" for 200 to 299, and so on.

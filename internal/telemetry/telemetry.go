@@ -66,6 +66,7 @@ type Telemetry struct {
 	growing sync.Mutex
 
 	connections connectionHistory
+	collected   collectedHistory
 
 	stop chan struct{}
 	done sync.WaitGroup
@@ -146,6 +147,7 @@ func (t *Telemetry) sweep(now time.Time) {
 	current := *t.series.Load()
 	cut := minuteOf(now.Add(-t.cfg.Retention))
 	t.connections.forget(cut, now)
+	t.collected.forget(cut)
 	held := make(map[int64]int64) // bytes by minute
 	total := int64(0)
 	for _, s := range current {

@@ -293,6 +293,8 @@ func TestMetricsPage(t *testing.T) {
 	copied.Mirror = true
 	tel.Record(copied)
 	tel.MirrorDropped("ep", "shadow", DropCopies)
+	tel.Collected(Collected{Endpoint: "ep", Deployment: "blue", Instance: "i", Collection: "model_inputs"})
+	tel.Collected(Collected{Endpoint: "ep", Deployment: "blue", Instance: "i", Collection: "request", Reason: UncollectedQueue})
 	var own []string
 	for line := range strings.Lines(scrape(tel)) {
 		if strings.Contains(line, "portico_") {
