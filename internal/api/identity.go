@@ -56,10 +56,13 @@ func NewIdentity(identities *control.Identities, imds string, now func() time.Ti
 	return &Identity{identities: identities, imds: imds, now: now, log: log}
 }
 
-// NewIdentityServer makes the server of the identity listener, which is on loopback and without TLS.
-func NewIdentityServer(i *Identity) *http.Server {
+// NewIdentityServer makes the server of the identity listener, which is on loopback and without TLS. collector takes the
+// events that instances send to collectPath.
+func NewIdentityServer(i *Identity, collectPath string, collector http.Handler) *http.Server {
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
+		case r.URL.Path == collectPath:
+			collector.ServeHTTP(w, r)
 		case r.URL.Path == PathIMDS:
 			i.serve(w, r, i.instanceMetadata)
 		case i.Handles(r.URL.Path):

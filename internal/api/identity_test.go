@@ -249,7 +249,7 @@ func TestIdentityListener(t *testing.T) {
 	ask := func(imds, path string, header ...string) answer {
 		t.Helper()
 		l := httptest.NewUnstartedServer(nil)
-		l.Config = NewIdentityServer(NewIdentity(s.identities, imds, s.tick, s.api.Logger))
+		l.Config = NewIdentityServer(NewIdentity(s.identities, imds, s.tick, s.api.Logger), "/collect", http.NotFoundHandler())
 		l.Start()
 		defer l.Close()
 		req, err := http.NewRequest(http.MethodGet, l.URL+path, nil)

@@ -16,8 +16,6 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-var testScope = online.WorkspaceID{Subscription: "s", ResourceGroup: "g", Name: "w"}
-
 func golden(t *testing.T, name string, got []byte) {
 	t.Helper()
 	path := filepath.Join("testdata", name)

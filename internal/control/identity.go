@@ -368,6 +368,13 @@ func (i *Identities) instanceMAC(uid string) string {
 	return base64.RawURLEncoding.EncodeToString(h.Sum(nil))
 }
 
+// Key derives a key from the one that makes the secrets of instances, for another purpose than tokens.
+func (i *Identities) Key(purpose string) []byte {
+	h := hmac.New(sha256.New, i.instanceKey)
+	h.Write([]byte("portico/key/1/" + purpose))
+	return h.Sum(nil)
+}
+
 func (i *Identities) instanceOf(secret online.Secret) (uid string, ok bool) {
 	uid, mac, _ := strings.Cut(secret.Reveal(), ".")
 	return uid, hmac.Equal([]byte(mac), []byte(i.instanceMAC(uid)))

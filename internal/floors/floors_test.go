@@ -21,7 +21,7 @@ var floor = map[string]int{
 	"internal/inference": 2, "internal/environment": 2, "internal/store/sqlite": 2, "internal/store/storetest": 2,
 	"internal/compute/computetest": 2,
 
-	"internal/host": 3, "internal/compute/local": 3, "internal/gateway": 3,
+	"internal/host": 3, "internal/compute/local": 3, "internal/gateway": 3, "internal/collect": 3,
 
 	"internal/control": 4, "internal/reconcile": 4,
 

@@ -50,11 +50,12 @@ type Exchange struct {
 	authorization string
 	authorized    int // number of Authorization fields
 	pinned        string
-	websocket     bool              // asks to speak that protocol
-	path          string            // below the endpoint's URL, as the caller named it
-	at            string            // what is asked of the instance
-	allow         []string          // methods that the path may be asked for with, when another one was used
-	shadow        *route.Deployment // gets a copy; nil: nobody
+	websocket     bool               // asks to speak that protocol
+	path          string             // below the endpoint's URL, as the caller named it
+	at            string             // what is asked of the instance
+	allow         []string           // methods that the path may be asked for with, when another one was used
+	shadow        *route.Deployment  // gets a copy; nil: nobody
+	capture       *telemetry.Capture // bodies that are to be kept; nil: none
 }
 
 const (

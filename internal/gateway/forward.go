@@ -134,6 +134,8 @@ func (g *Gateway) failed(ctx context.Context, x *Exchange, err error) *refusal {
 // respond sends an instance's answer: 200 as it is, anything else as 424 with the instance's own header and body.
 func (g *Gateway) respond(ctx context.Context, x *Exchange, a *inference.Answer) {
 	x.record.ModelStatus, x.record.Batch = a.Status, a.Batch
+	g.beginCapture(x, a)
+	defer g.endCapture(x)
 	n := a.ContentLength
 	if x.chunk == nil {
 		x.chunk = make([]byte, chunkBytes)
@@ -156,6 +158,7 @@ func (g *Gateway) respond(ctx context.Context, x *Exchange, a *inference.Answer)
 		x.refuse(g.failed(ctx, x, broken(err)))
 		return
 	}
+	x.captured().Add(whole[:n])
 	x.answerHeader(a)
 	x.begin(x.record.Status, n, false)
 	written, err := x.Write(whole[:n])
@@ -200,6 +203,7 @@ func (g *Gateway) stream(ctx context.Context, x *Exchange, a *inference.Answer) 
 	for {
 		n, err := a.Body.Read(x.chunk)
 		if n > 0 {
+			x.captured().Add(x.chunk[:n])
 			w, werr := x.Write(x.chunk[:n])
 			x.record.ResponseBytes += int64(w)
 			if werr == nil && a.ContentLength < 0 {

@@ -39,6 +39,8 @@ type Config struct {
 	// MirrorBytes bounds the copies of requests for shadow deployments in the whole server, header and body. Copies
 	// beyond it are dropped and counted.
 	MirrorBytes int64
+	// Collector keeps bodies of requests and answers for deployments that collect them; nil: none do.
+	Collector Collector
 }
 
 func (c *Config) fill() {

@@ -91,6 +91,7 @@ func (g *Gateway) mirror(x *Exchange, r *route.Deployment, d *deployment) {
 		return
 	}
 	c := copyOf(x, r.Name, at)
+	c.collects(r)
 	go func() {
 		defer g.mirrors.end()
 		defer g.mirrors.bytes.Add(-size)

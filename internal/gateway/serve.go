@@ -114,6 +114,7 @@ func (g *Gateway) score(ctx context.Context, x *Exchange, r *route.Deployment, v
 	if x.shadow != nil {
 		g.mirror(x, x.shadow, v.states[x.shadow])
 	}
+	x.collects(r)
 	g.admit(ctx, x, v.states[r], deadline)
 }
 

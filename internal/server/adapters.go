@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 
+	"portico/internal/collect"
 	"portico/internal/compute"
 	"portico/internal/control"
 	"portico/internal/environment"
@@ -103,10 +104,11 @@ func tailFile(path string, lines int) (io.ReadCloser, error) {
 	return io.NopCloser(strings.NewReader(strings.Join(all[max(0, len(all)-lines):], ""))), nil
 }
 
-// tables hands routing tables to the gateway and notes the first.
+// tables hands routing tables to the gateway and the data collector, and notes the first.
 type tables struct {
-	gateway *gateway.Gateway
-	first   *firstTable
+	gateway   *gateway.Gateway
+	collector *collect.Collector
+	first     *firstTable
 }
 
 // firstTable tells that the gateway knows where to send requests.
@@ -117,6 +119,7 @@ type firstTable struct {
 
 // SetTable implements reconcile.TableSetter.
 func (t tables) SetTable(table *route.Table) {
+	t.collector.SetTable(table)
 	t.gateway.SetTable(table)
 	t.first.once.Do(func() { close(t.first.came) })
 }

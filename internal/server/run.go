@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"portico/internal/api"
+	"portico/internal/collect"
 	"portico/internal/gateway"
 	"portico/internal/host"
 )
@@ -23,7 +24,7 @@ func (s *serving) run(ctx context.Context) error {
 	s.gateway = gateway.New(gateway.Config{
 		Domain: s.cfg.Domain, InterceptDomain: s.interceptDomain(), Tokens: s.identities.Issuer(),
 		MaxRequestBytes: s.cfg.MaxRequestBytes, BufferBytes: s.cfg.RequestMemory,
-		MirrorBytes: s.cfg.MirrorMemory,
+		MirrorBytes: s.cfg.MirrorMemory, Collector: s.collector,
 	}, upstreams{s.engine}, s.telemetry, s.log)
 	s.front = gateway.NewServer(s.gateway, gateway.ServerConfig{}, s.log)
 	if err := s.renew(); err != nil {
@@ -44,7 +45,7 @@ func (s *serving) run(ctx context.Context) error {
 	work.Go(func() error {
 		return serveHTTP(management, tls.NewListener(s.management, managementTLS(secure)), "management API")
 	})
-	identity := api.NewIdentityServer(s.identity)
+	identity := api.NewIdentityServer(s.identity, collect.Path, s.collector)
 	work.Go(func() error { return serveHTTP(identity, s.identityListener, "identity service") })
 	s.serveInterception(work)
 	var err error

@@ -15,6 +15,7 @@ import (
 	"portico/internal/access"
 	"portico/internal/api"
 	"portico/internal/artifact"
+	"portico/internal/collect"
 	"portico/internal/compute/local"
 	"portico/internal/control"
 	"portico/internal/environment"
@@ -76,6 +77,8 @@ type serving struct {
 	authority *vault.Authority
 	artifacts *artifact.Store
 	uploads   *artifact.Uploads
+	ledger    *artifact.Ledger
+	collector *collect.Collector
 	catalogue online.Catalogue
 	builder   *environment.Builder
 	builds    buildLogs
@@ -119,7 +122,8 @@ func (s *serving) open(ctx context.Context) error {
 		return err
 	}
 	s.onStop("the lock", lock.Close)
-	for _, step := range []func(context.Context) error{s.openRecords, s.openHost, s.openListeners, s.openIdentityListener, s.openIdentities, s.openEngine,
+	for _, step := range []func(context.Context) error{s.openRecords, s.openHost, s.openListeners, s.openIdentityListener, s.openIdentities,
+		s.openCollector, s.openEngine,
 		s.openControl, s.openInterception} {
 		if err := step(ctx); err != nil {
 			return err
@@ -158,6 +162,11 @@ func (s *serving) openRecords(ctx context.Context) error {
 	if s.uploads, err = artifact.OpenUploads(s.path("uploads"), s.now); err != nil {
 		return err
 	}
+	if s.ledger, err = artifact.OpenLedger(s.path("collected"), s.cfg.CollectedBytes); err != nil {
+		return err
+	}
+	s.onStop("collected data", s.ledger.Close)
+	s.uploads.Show(s.ledger)
 	if s.telemetry, err = telemetry.New(telemetry.Config{AccessLog: s.path("logs", "access.log")}, s.log); err != nil {
 		return err
 	}
@@ -216,7 +225,7 @@ func (s *serving) openEngine(ctx context.Context) error {
 	}
 	s.engine, err = local.New(ctx, local.Config{
 		Host: s.hostConfig(), Runtime: runtime, Sealer: s.keys, Overcommit: local.Overcommit(s.cfg.Overcommit),
-		Variables: s.instanceVariables, NoForks: s.cfg.WorkerStart == "spawn", Spares: s.cfg.ForkSpares,
+		Variables: s.workerVariables, NoForks: s.cfg.WorkerStart == "spawn", Spares: s.cfg.ForkSpares,
 	}, s.log)
 	if err != nil {
 		return err
@@ -441,7 +450,7 @@ func writeFile(path string, doc []byte, mode os.FileMode) error {
 func (s *serving) loop() *reconcile.Loop {
 	return reconcile.New(reconcile.Config{
 		Store: s.store, Backend: s.engine, Environments: environments{s.builder}, Artifacts: s.artifacts,
-		Catalogue: s.catalogue, Tables: tables{s.gateway, &s.routed},
+		Catalogue: s.catalogue, Tables: tables{s.gateway, s.collector, &s.routed},
 		BuildLog: s.builds.open, Now: s.now, StartTimeout: s.cfg.StartTimeout, Logger: s.log,
 	})
 }

@@ -46,7 +46,7 @@ type Config struct {
 	Runtime string
 	// Variables gives more variables of a template's workers, asked for at each start of one; a person's own win. Nil:
 	// none. It must not call the engine.
-	Variables func(ctx context.Context, t *compute.Template) (map[string]online.Secret, error)
+	Variables func(ctx context.Context, t *compute.Template, instance string) (map[string]online.Secret, error)
 	// Sealer seals the variables of deployments, which are kept so that a worker can be restarted before
 	// anybody has called Ensure.
 	Sealer Sealer

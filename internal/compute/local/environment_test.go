@@ -141,7 +141,7 @@ func TestInterpreterPaths(t *testing.T) {
 // TestVariablesAreAdded: what the server gives comes beside a person's variables and the engine's, never over them.
 func TestVariablesAreAdded(t *testing.T) {
 	tmpl := &compute.Template{UID: "u-1"}
-	l := &launcher{b: &Backend{cfg: Config{Variables: func(_ context.Context, t *compute.Template) (map[string]online.Secret, error) {
+	l := &launcher{b: &Backend{cfg: Config{Variables: func(_ context.Context, t *compute.Template, _ string) (map[string]online.Secret, error) {
 		return map[string]online.Secret{"MSI_ENDPOINT": online.Secret("http://" + t.UID), "PATH": "/evil", "MINE": "theirs"}, nil
 	}}}, template: tmpl}
 	env := map[string]online.Secret{"PATH": "/bin", "MINE": "mine"}
@@ -152,7 +152,7 @@ func TestVariablesAreAdded(t *testing.T) {
 		t.Errorf("%v", slices.Sorted(maps.Keys(env)))
 	}
 	cause := errors.New("the store is closed")
-	l.b.cfg.Variables = func(context.Context, *compute.Template) (map[string]online.Secret, error) { return nil, cause }
+	l.b.cfg.Variables = func(context.Context, *compute.Template, string) (map[string]online.Secret, error) { return nil, cause }
 	if err := l.addVariables(context.Background(), env); !errors.Is(err, cause) {
 		t.Errorf("a worker would start without its identity: %v", err)
 	}

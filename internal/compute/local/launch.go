@@ -77,7 +77,7 @@ func (l *launcher) addVariables(ctx context.Context, env map[string]online.Secre
 	if l.b.cfg.Variables == nil {
 		return nil
 	}
-	more, err := l.b.cfg.Variables(ctx, l.template)
+	more, err := l.b.cfg.Variables(ctx, l.template, l.instance)
 	if err != nil {
 		return fmt.Errorf("make the variables of a worker: %w", err)
 	}

@@ -1,7 +1,7 @@
 """The names that scripts import from the reference server's packages, for where those are not installed.
 
 Both generations of names are offered: azureml_inference_server_http.api and azureml.contrib.services, and those of
-inference_schema. The finder stands last on sys.meta_path, so that an installed package
+inference_schema and azureml.ai.monitoring. The finder stands last on sys.meta_path, so that an installed package
 always wins.
 """
 
@@ -19,6 +19,7 @@ _HTTP = "azureml_inference_server_http"
 _OLD = "azureml.contrib.services"
 _SCHEMA = "inference_schema"
 _TYPES = _SCHEMA + ".parameter_types"
+_MONITORING = "azureml.ai.monitoring"
 
 
 def _request() -> dict[str, Any]:
@@ -61,6 +62,15 @@ def _parameter(name: str) -> Callable[[], dict[str, Any]]:
     return contents
 
 
+def _monitoring(*names: str) -> Callable[[], dict[str, Any]]:
+    def contents() -> dict[str, Any]:
+        from . import monitoring
+
+        return {name: getattr(monitoring, name) for name in names}
+
+    return contents
+
+
 def _spark() -> dict[str, Any]:
     raise ImportError("SparkParameterType needs the package inference-schema with its extra pyspark-support")
 
@@ -71,8 +81,10 @@ def _same(name: str) -> Callable[[], dict[str, Any]]:
 
 
 _PACKAGES = {
-    _HTTP, _HTTP + ".api", "azureml", "azureml.contrib", _OLD, _SCHEMA, _TYPES,
+    _HTTP, _HTTP + ".api", "azureml", "azureml.contrib", _OLD, _SCHEMA, _TYPES, "azureml.ai", _MONITORING,
+    _MONITORING + ".context",
 }  # fmt: skip
+_CONTEXTS = ("CorrelationContext", "BasicCorrelationContext", "get_context", "get_context_wrapper")
 _CONTENTS: dict[str, Callable[[], dict[str, Any]]] = {
     _HTTP + ".api.aml_request": _request,
     _HTTP + ".api.aml_response": _response,
@@ -86,6 +98,10 @@ _CONTENTS: dict[str, Callable[[], dict[str, Any]]] = {
     _TYPES + ".pandas_parameter_type": _parameter("PandasParameterType"),
     _TYPES + ".standard_py_parameter_type": _parameter("StandardPythonParameterType"),
     _TYPES + ".spark_parameter_type": _spark,
+    _MONITORING: _monitoring("Collector"),
+    _MONITORING + ".collector": _monitoring("Collector"),
+    _MONITORING + ".context": _monitoring(*_CONTEXTS),
+    _MONITORING + ".context.context": _monitoring(*_CONTEXTS, "WrapperContext"),
 }
 
 

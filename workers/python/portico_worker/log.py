@@ -164,11 +164,20 @@ class HealthFilter(logging.Filter):
         return "GET / HTTP/1.1" not in record.getMessage()
 
 
+def request_id() -> str:
+    """The id of the request that runs; empty: none does."""
+    return _journals[-1].request if _journals else ""
+
+
+_journals: list[Journal] = []  # of this process: none, or the one in force
+
+
 class Logs:
     """Everything that writes lines: the journal, both streams and the root logger's handler."""
 
     def __init__(self) -> None:
         self.journal = Journal(1)
+        _journals[:] = [self.journal]
         self.out = LineStream(self.journal, LOGGER + ".print", "I", sys.__stdout__)  # type: ignore[arg-type]
         self.err = LineStream(self.journal, LOGGER + ".stderr", "W", sys.__stderr__)  # type: ignore[arg-type]
         sys.stdout, sys.stderr = self.out, self.err

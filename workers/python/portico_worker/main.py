@@ -36,6 +36,7 @@ def main() -> int:
         compat.offer()
         settings.load()
         configure(logs)
+        _collect()
         script = _prepare(page)
         loop = Loop(listener, page, script, script.documents(), logs)
     except settings.ScriptError as error:
@@ -47,6 +48,10 @@ def main() -> int:
     page.set_state(pages.READY)
     loop.serve()
     logs.end_request()
+    if "portico_worker.monitoring" in sys.modules:
+        from . import monitoring
+
+        monitoring.flush()
     return _leave(0)
 
 
@@ -56,6 +61,13 @@ def configure(logs: Logs) -> None:
         logs.configure(settings.directories())
     except Exception as error:
         raise settings.ScriptError(pages.SCRIPT, f"logging.json cannot be used: {scripts.describe(error)}") from None
+
+
+def _collect() -> None:
+    if os.environ.get("PORTICO_DATA_COLLECTOR"):
+        from . import monitoring  # workers that collect nothing have no use for it
+
+        monitoring.prepare()
 
 
 def _load() -> scripts.Scorer:

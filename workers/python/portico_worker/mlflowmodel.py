@@ -52,6 +52,7 @@ class Model:
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._version = ""
+        self._collected: Any = None
 
     def init(self) -> None:
         """Load the model."""
@@ -76,6 +77,10 @@ class Model:
             from . import mlflowbatch
 
             self.joint = mlflowbatch.Batch(self)
+        if os.environ.get("PORTICO_DATA_COLLECTOR"):
+            from .mlflowcollect import Pair
+
+            self._collected = Pair()
         _log.info("MLflow %s has loaded the model; flavors: %s", self._version, ", ".join(sorted(metadata.flavors)))
         if schema is None:
             _log.warning("the model has no signature: its input is not checked. Save it with one (infer_signature)")
@@ -97,7 +102,7 @@ class Model:
             raise Refused(405, "The method is not allowed for the requested URL.")
         if path == b"/score":
             values = script.named_data(request, _FIELDS)
-            return self._score(values["input_data"], values["params"])
+            return self._score(request, values["input_data"], values["params"])
         if path == b"/invocations":
             return self._invoke(request)
         return _told(self._version if path == b"/version" else "\n")
@@ -121,9 +126,9 @@ class Model:
         except Exception as error:
             return error
 
-    def _score(self, value: Any, params: Any) -> Steps:
+    def _score(self, request: Request, value: Any, params: Any) -> Steps:
         try:
-            return _answer(encode((yield self._reader.azure(value), params)))
+            return _answer(encode((yield from self._ask(request, self._reader.azure(value), params))))
         except self._input.Invalid as error:
             _log.warning("the input was refused: %s", error)
             return _answer(json.dumps({"message": str(error)}).encode(), 400)
@@ -152,14 +157,14 @@ class Model:
         except UnicodeDecodeError as error:
             raise self._input.Invalid(f"The body is not UTF-8: {error}") from None
         if kind == "text/csv":
-            return _wrapped((yield self._reader.csv(text), None))
+            return _wrapped((yield from self._ask(request, self._reader.csv(text), None)))
         document = self._document(text)
         chat = any(name in document for name in self._input.CHAT)
         if chat and not any(name in document for name in self._input.FORMATS):
             params = {name: document.pop(name) for name in self._params if name in document}
-            return _answer(encode((yield document, params or None)))
+            return _answer(encode((yield from self._ask(request, document, params or None))))
         params = document.pop("params", None)
-        return _wrapped((yield self._reader.mlflow(document), params))
+        return _wrapped((yield from self._ask(request, self._reader.mlflow(document), params)))
 
     def _document(self, text: str) -> dict[str, Any]:
         try:
@@ -185,6 +190,13 @@ class Model:
             _, found, reason = text.rpartition("'. Error: ")  # before it stand the caller's own data
             message = f"The data do not meet the model's signature: {reason}" if found else text
             raise self._input.Invalid(message[:MESSAGE_MAX]) from None
+
+    def _ask(self, request: Request, data: Any, params: Any) -> Steps:
+        """The one question of a request, whose data and predictions may be collected."""
+        predictions = yield data, params
+        if self._collected is not None:
+            self._collected.collect(data, predictions, request.fields.get(b"x-request-id", b"").decode("latin-1"))
+        return predictions
 
 
 def _goes_on(step: Callable[[Any], Any], value: Any) -> Any:

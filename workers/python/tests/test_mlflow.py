@@ -16,9 +16,11 @@ import pytest
 from conftest import Worker
 from mlflow.models import infer_signature
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+from portico_worker.mlflowcollect import _table
 from portico_worker.mlflowinput import Invalid, Reader
 from portico_worker.mlflowmodel import encode
 from portico_worker.mlflowschema import describe
+from test_monitoring import Sink
 
 LOAD_S = 180.0  # for importing MLflow on a slow machine
 
@@ -256,3 +258,36 @@ def test_a_model_that_cannot_be_loaded(start: Any, tmp_path: Path) -> None:
     while w.process.poll() is None and time.monotonic() < end:
         time.sleep(0.01)
     assert w.ended() == 3 and "no_such_module" in w.failure
+
+
+def test_collected(start: Any, times: Path) -> None:
+    """Inputs and outputs of a model are collected without any code, and joined."""
+    sink = Sink()
+    try:
+        w = loaded(start(None, PORTICO_MLFLOW_MODEL=str(times), **sink.env))
+        body = json.dumps({"input_data": {"columns": ["a", "b"], "data": [[1, 2], [3, 4]]}})
+        answer = w.ask(path="/score", body=body, x_request_id="r-1", **JSON)
+        assert answer.status == 200, answer.text + w.log
+        w.wait("collected", lambda: len(sink.events) == 2)
+        assert w.ask(path="/score", body='{"input_data": [[9, 4]]}', **JSON).status == 500  # the model fails
+        kinds = [(fields["ce-type"], fields["x-request-id"], text) for fields, text in sink.events]
+        assert kinds == [
+            ("azureml.inference.model_inputs", "r-1", '[{"a":1.0,"b":2.0},{"a":3.0,"b":4.0}]'),
+            ("azureml.inference.model_outputs", "r-1", '[{"0":3.0},{"0":7.0}]'),
+        ]
+        assert sink.events[0][0]["ce-x-request-id"] == sink.events[1][0]["ce-x-request-id"]
+    finally:
+        sink.close()
+
+
+@pytest.mark.parametrize(("value", "want"), [
+    (np.array([1, 2]), '[{"0":1},{"0":2}]'),
+    (np.zeros((2, 1, 1)), '[{"data":[[0.0]]},{"data":[[0.0]]}]'),
+    (pd.Series([1.5], name="p"), '[{"p":1.5}]'),
+    ({"x": np.array([1, 2]), "y": [3, 4]}, '[{"x":1,"y":3},{"x":2,"y":4}]'),
+    ({"question": "why"}, '[{"question":"why"}]'),
+    ([{"role": "user"}], '[{"role":"user"}]'),
+    ("text", '[{"0":"text"}]'),
+])  # fmt: skip
+def test_collected_tables(value: Any, want: str) -> None:
+    assert _table(value).to_json(orient="records") == want
