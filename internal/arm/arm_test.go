@@ -241,8 +241,6 @@ func TestDomainRefusesWhatNothingActsOn(t *testing.T) {
 			"properties.scaleSettings.maxInstances", online.CodeBadArgument},
 		{`{"properties":{"dataCollector":{"samplingRate":2}}}`, "properties.dataCollector.samplingRate",
 			online.CodeBadArgument},
-		{`{"properties":{"dataCollector":{"rollingRate":"century"}}}`, "properties.dataCollector.rollingRate",
-			online.CodeBadArgument},
 		{`{"properties":{"dataCollector":{"collections":{"c":{"dataCollectionMode":"sometimes"}}}}}`,
 			"properties.dataCollector.collections.c.dataCollectionMode", online.CodeBadArgument},
 		{`{"properties":{"dataCollector":{"requestLogging":{"captureHeaders":["a"]}}}}`,
