@@ -80,11 +80,14 @@ func (ln *lane) await(ctx context.Context, call *Call, now time.Time) (*Answer, 
 	}
 }
 
-// behind says whether the request waits for another on the same worker: it was sent ahead of its turn, or one that was
-// sent ahead has overtaken it on its way there. The latter matters only where there is another worker to go to.
+// behind says whether the request waits for another on the same worker while there is another worker to go to: it was sent
+// ahead of its turn, or one that was sent ahead has overtaken it on its way there.
 func (ln *lane) behind() bool {
+	if len(ln.inc.worker.pool.workers) == 1 {
+		return false // it may as well wait where it is
+	}
 	running := ln.inc.page.running()
-	return ln.prefetched || len(ln.inc.worker.pool.workers) > 1 && running != 0 && running != ln.number
+	return ln.prefetched || running != 0 && running != ln.number
 }
 
 // receive turns the head and what follows it into an Answer.

@@ -185,9 +185,7 @@ func (h *inferHandler) score(w http.ResponseWriter, r *http.Request, id string) 
 		return
 	}
 	defer answer.Body.Close()
-	for _, f := range answer.Header {
-		w.Header().Add(f.Name, f.Value)
-	}
+	passHeader(w.Header(), answer.Header)
 	if answer.ContentLength >= 0 && r.Method != http.MethodHead {
 		w.Header().Set("Content-Length", strconv.FormatInt(answer.ContentLength, 10))
 	}
@@ -195,6 +193,26 @@ func (h *inferHandler) score(w http.ResponseWriter, r *http.Request, id string) 
 	if err := pass(w, answer); err != nil {
 		h.log.Debug("an answer was broken off", "request_id", call.ID, "error", err)
 		panic(http.ErrAbortHandler) // the only way to tell the caller: the connection ends before the body does
+	}
+}
+
+// passHeader copies an answer's fields. Their names stay as they are: making them uniform would cost more than sending them.
+func passHeader(to http.Header, fields []inference.Field) {
+	values := make([]string, len(fields)) // one allocation for all
+	for i, f := range fields {
+		name := f.Name
+		// net/http adds these two when they are missing in exactly this form.
+		if strings.EqualFold(name, "content-type") {
+			name = "Content-Type"
+		} else if strings.EqualFold(name, "date") {
+			name = "Date"
+		}
+		if old, ok := to[name]; ok {
+			to[name] = append(old, f.Value)
+			continue
+		}
+		values[i] = f.Value
+		to[name] = values[i : i+1 : i+1]
 	}
 }
 
