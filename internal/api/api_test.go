@@ -198,6 +198,7 @@ func TestBadRequests(t *testing.T) {
 		{"log tail", "POST", fraud + "/deployments/blue/getLogs", `{"tail":5001}`, 400, online.CodeBadArgument, "tail"},
 		{"log container", "POST", fraud + "/deployments/blue/getLogs", `{"containerType":"x"}`, 400,
 			online.CodeBadArgument, "containerType"},
+		{"no cache", "POST", fraud + "/deployments/blue/purgeCache", "", 400, online.CodeBadArgument, "-"},
 		{"method", "POST", fraud, `{}`, 405, online.CodeMethodNotAllowed, ""},
 		{"nowhere", "GET", wsPath + "/pipelines/x", "", 404, online.CodeNotFound, ""},
 		{"relative path", "GET", wsPath + "/%2e%2e/x", "", 404, online.CodeNotFound, ""},

@@ -18,6 +18,7 @@ func (a *API) routeDeployments() {
 	a.route(deploymentPath, methods{"GET": getDeployment, "PUT": putDeployment, "PATCH": patchDeployment,
 		"DELETE": deleteDeployment})
 	a.route(deploymentPath+"/getLogs", methods{"POST": getLogs})
+	a.route(deploymentPath+"/purgeCache", methods{"POST": purgeCache})
 	a.route(deploymentPath+"/skus", methods{"GET": listSKUs})
 	a.route(deploymentPath+"/revisions", methods{"GET": listRevisions})
 	a.route(deploymentPath+"/rollback", methods{"POST": rollback})
@@ -132,6 +133,15 @@ func getLogs(c *call) error {
 		return err
 	}
 	return c.json(http.StatusOK, arm.Logs{Content: text})
+}
+
+func purgeCache(c *call) error {
+	endpoint, name := c.names()
+	p, err := c.api.Control.PurgeCache(c.r.Context(), c.caller, c.workspace(), endpoint, name)
+	if err != nil {
+		return err
+	}
+	return c.json(http.StatusOK, arm.Purged{Entries: p.Entries, Bytes: p.Bytes})
 }
 
 // listSKUs says which instance counts a deployment can have.

@@ -25,6 +25,7 @@
 //	GET   {WS}/onlineEndpoints/E/activities              ?since until $top
 //	GET   .../deployments/D/revisions
 //	POST  .../deployments/D/rollback                     {"revision": N}; without a body: the revision before
+//	POST  .../deployments/D/purgeCache                   forgets the answers that its response cache keeps
 //	GET   /portico/v1/config                             the configuration in force
 //	GET   /healthz /readyz                               anonymous
 //	GET   /metadata/endpoints                            anonymous; how SDKs learn the hosts of a cloud

@@ -139,7 +139,7 @@ func newSite(t testing.TB) *site {
 		t.Fatal(err)
 	}
 	service, err := control.New(ctx, control.Config{Store: db, Identities: s.identities, Artifacts: trees, Uploads: uploads,
-		Catalogue: online.Catalogue{Types: online.AzureTypes()}, Logs: s, Metrics: s,
+		Catalogue: online.Catalogue{Types: online.AzureTypes()}, Logs: s, Metrics: s, Caches: s,
 		Prices: cost.Prices{PerHour: map[string]float64{"standard_ds3_v2": 0.25}},
 		Default: online.WorkspaceID{Subscription: "sub", ResourceGroup: "group",
 			Name: "home"}, Location: "local", Now: s.tick, Logger: log})
@@ -316,3 +316,6 @@ func (s *site) assets() {
 const deploymentBody = `{"location":"local","sku":{"name":"Default","capacity":1},"properties":{"endpointComputeType":"Managed",
 	"instanceType":"Standard_DS3_v2","model":"azureml:m:1","environmentId":"azureml:e:1",
 	"codeConfiguration":{"codeId":"azureml:c:1","scoringScript":"score.py"},"environmentVariables":{"A":"1"}}}`
+
+// PurgeCache stands in for the gateway.
+func (*site) PurgeCache(string) (entries int, bytes int64, ok bool) { return 3, 300, true }

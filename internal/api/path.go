@@ -21,7 +21,7 @@ const (
 var fixed = func() map[string]string {
 	m := map[string]string{}
 	for _, s := range []string{"subscriptions", "resourceGroups", "providers", arm.Namespace, "workspaces",
-		"onlineEndpoints", "deployments", "listKeys", "regenerateKeys", "token", "getLogs", "skus", "metrics",
+		"onlineEndpoints", "deployments", "listKeys", "regenerateKeys", "token", "getLogs", "purgeCache", "skus", "metrics",
 		"activities", "revisions", "rollback", "models", "codes", "environments", "data", "versions",
 		"startPendingUpload", "publish", "datastores", "listSecrets", "locations", "mfeOperationsStatus", "mfeOperationResults",
 		"Microsoft.Insights", "metricDefinitions", "metricNamespaces", "eventtypes", "values", "autoscalesettings",

@@ -26,7 +26,7 @@ func (a *App) deploymentCommand(g *globalFlags) *cobra.Command {
 	}
 	return group(c,
 		a.deploymentCreate(g), a.deploymentUpdate(g), a.deploymentShow(g), a.deploymentList(g), a.deploymentDelete(g),
-		a.deploymentLogs(g), a.deploymentRevisions(g), a.deploymentRollback(g),
+		a.deploymentLogs(g), a.deploymentRevisions(g), a.deploymentRollback(g), a.deploymentPurge(g),
 	)
 }
 
@@ -117,6 +117,9 @@ func (a *App) deploymentCreate(g *globalFlags) *cobra.Command {
 func (s *session) putDeployment(ctx context.Context, d deploymentName, f *deploymentFile, base, etag string,
 	noWait bool) error {
 	if err := f.Batching.mergeInto(&f.Properties); err != nil {
+		return err
+	}
+	if err := f.ResponseCache.mergeInto(&f.Properties); err != nil {
 		return err
 	}
 	ids, err := s.prepareAssets(ctx, f, base)

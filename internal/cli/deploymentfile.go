@@ -29,6 +29,7 @@ type deploymentFile struct {
 	StartupProbe             *probeFile         `json:"startup_probe,omitempty"`
 	EgressPublicNetwork      string             `json:"egress_public_network_access,omitempty" one:"enabled|disabled"`
 	DataCollector            *dataCollectorFile `json:"data_collector,omitempty"`
+	ResponseCache            *cacheFile         `json:"response_cache,omitempty"` // Portico's own
 	PrivateNetworkConnection *bool              `json:"private_network_connection,omitempty"`
 	Location                 string             `json:"location,omitempty"`
 	ProvisioningState        string             `json:"provisioning_state,omitempty" show:"only"`
@@ -153,6 +154,7 @@ func deploymentFromWire(w *arm.Deployment) *deploymentFile {
 		CreationContext: createdFromWire(w.SystemData), ResourceGroup: segment(w.ID, "resourceGroups"),
 	}
 	f.Batching = batchingFromProperties(f.Properties)
+	f.ResponseCache = cacheFromProperties(f.Properties)
 	for _, stage := range p.Stages {
 		f.Stages = append(f.Stages, stageFile(stage))
 	}

@@ -183,3 +183,40 @@ func TestUnknownWordsAreShown(t *testing.T) {
 		t.Error("an empty endpoint shows null")
 	}
 }
+
+// TestResponseCacheFile: the block of a file becomes properties, and what the server shows becomes the block again.
+func TestResponseCacheFile(t *testing.T) {
+	var f deploymentFile
+	text := "properties: {team: risk}\nresponse_cache:\n  ttl: 90\n  max_bytes: 1048576\n  vary: [X-Tenant, accept-language]\n"
+	if err := decodeYAML("f.yml", []byte(text), &f); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.ResponseCache.mergeInto(&f.Properties); err != nil {
+		t.Fatal(err)
+	}
+	w := f.wire(resolvedAssets{})
+	want := map[string]string{"team": "risk", "portico.response-cache.ttl": "PT1M30S", "portico.response-cache.max-bytes": "1048576",
+		"portico.response-cache.vary": "X-Tenant,accept-language"}
+	if !reflect.DeepEqual(w.Properties.Properties, want) {
+		t.Errorf("sent is %v", w.Properties.Properties)
+	}
+	shown := deploymentFromWire(w)
+	if !reflect.DeepEqual(shown.ResponseCache, f.ResponseCache) || len(shown.Properties) != 1 {
+		t.Errorf("shown is %+v with %v", shown.ResponseCache, shown.Properties)
+	}
+	if plain := deploymentFromWire(&arm.Deployment{}); plain.ResponseCache != nil {
+		t.Errorf("a cache from nothing: %+v", plain.ResponseCache)
+	}
+	ttl := 1
+	for says, c := range map[string]struct {
+		cache *cacheFile
+		given map[string]string
+	}{
+		"needs ttl":      {&cacheFile{}, nil},
+		"is set by resp": {&cacheFile{TTL: &ttl}, map[string]string{"portico.response-cache.ttl": "PT2S"}},
+	} {
+		if err := c.cache.mergeInto(&c.given); ExitCode(err) != ExitUsage || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v", says, err)
+		}
+	}
+}

@@ -36,7 +36,9 @@ type Template struct {
 	// MLflowModel is the folder with the MLmodel file, absolute and inside ModelDir, when the instance serves an
 	// MLflow model; CodeDir and ScoringScript are empty then.
 	MLflowModel string
-	Variables   map[string]online.Secret
+	// Headerless refuses scripts that read the header of requests.
+	Headerless bool
+	Variables  map[string]online.Secret
 
 	Workers        int // processes of one instance (WORKER_COUNT)
 	MaxConcurrent  int // requests that the instance admits

@@ -26,6 +26,7 @@ type Config struct {
 	Catalogue online.Catalogue
 	Logs      Logs
 	Metrics   Metrics
+	Caches    Caches
 	// Prices are what instances cost; the zero value prices everything at 0, and answers say so.
 	Prices cost.Prices
 	// Identities issues tokens and knows the principals.

@@ -30,6 +30,7 @@ var (
 
 // bench is a Service over a real store and real artifacts, with a hand that plays reconcile.
 type bench struct {
+	purged purges
 	*Service
 	t testing.TB
 	// metrics keeps what a test records for a hundred years of the real clock.
@@ -123,7 +124,7 @@ func openBench(t testing.TB, dir string) *bench {
 	}
 	b.Service, err = New(ctx, Config{Store: db, Identities: identities, Artifacts: trees, Uploads: uploads,
 		Catalogue: online.Catalogue{Types: online.AzureTypes()},
-		Logs:      b, Metrics: b, Default: home, Location: "local", Now: b.tick, Logger: log})
+		Logs:      b, Metrics: b, Caches: &b.purged, Default: home, Location: "local", Now: b.tick, Logger: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -280,4 +281,12 @@ func (b *bench) revision() int64 {
 		b.t.Fatal(err)
 	}
 	return n
+}
+
+// purges stands in for the gateway. It notes which deployments were purged.
+type purges struct{ of []string }
+
+func (p *purges) PurgeCache(uid string) (entries int, bytes int64, ok bool) {
+	p.of = append(p.of, uid)
+	return 3, 300, true
 }

@@ -47,7 +47,7 @@ func (c *canned) Do(context.Context, *inference.Call) (*inference.Answer, error)
 	return &c.answer, nil
 }
 
-func benchGateway(b *testing.B, text string) *gateway.Gateway {
+func benchGateway(b *testing.B, text string, edit ...func(*route.Deployment)) *gateway.Gateway {
 	b.Helper()
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	tel, err := telemetry.New(telemetry.Config{AccessLog: filepath.Join(b.TempDir(), "access.log"), AccessLogFiles: 1}, log)
@@ -61,7 +61,7 @@ func benchGateway(b *testing.B, text string) *gateway.Gateway {
 	})
 	ups := &upstreams{}
 	e := route.Endpoint{
-		Name: "my-endpoint", UID: "e", Traffic: online.Traffic{"blue": 90, "green": 10},
+		Name: "my-endpoint", UID: "e", AuthMode: online.AuthKey, Traffic: online.Traffic{"blue": 90, "green": 10},
 		Keys: [][32]byte{access.Digest(primaryKey), access.Digest(secondaryKey)},
 	}
 	for _, name := range []string{"blue", "green"} {
@@ -71,6 +71,9 @@ func benchGateway(b *testing.B, text string) *gateway.Gateway {
 			id := fmt.Sprint(name, i)
 			ups.m.Store(id, newCanned(text))
 			d.Instances = append(d.Instances, route.Instance{ID: id, Generation: 1, ModelDigest: "sha256:abc"})
+		}
+		for _, f := range edit {
+			f(&d)
 		}
 		e.Deployments = append(e.Deployments, d)
 	}
@@ -171,7 +174,44 @@ func TestCoreAllocations(t *testing.T) {
 		t.Skip("the race detector allocates")
 	}
 	result := testing.Benchmark(BenchmarkGatewayCore)
+	if result.N == 0 {
+		t.Fatal("the benchmark itself failed")
+	}
 	if n := result.AllocsPerOp(); n > 2 {
 		t.Errorf("%d allocations per request", n)
+	}
+}
+
+// BenchmarkResponseCache is the core of a deployment with a response cache: a request that was answered before beside one that
+// an instance must answer. The instance itself costs nothing here.
+func BenchmarkResponseCache(b *testing.B) {
+	for _, row := range []struct {
+		name string
+		hit  bool
+	}{{"hit", true}, {"miss", false}} {
+		b.Run(row.name, func(b *testing.B) {
+			g := benchGateway(b, strings.Repeat("r", 256), func(d *route.Deployment) {
+				d.Cache = &online.ResponseCache{TTL: time.Hour, MaxBytes: 1 << 20}
+			})
+			m := &memory{}
+			x := &gateway.Exchange{}
+			body := fmt.Appendf(nil, `{"data":[[%020d]]}`, 0)
+			number := body[10:30]
+			b.ReportAllocs()
+			for n := 0; b.Loop(); n++ {
+				if !row.hit {
+					copy(number, fmt.Appendf(nil, "%020d", n))
+				}
+				m.body.Reset(body)
+				x.Method, x.Path, x.Protocol, x.Length = "POST", score, "HTTP/1.1", int64(len(body))
+				x.Arrival, x.Transport = time.Now(), m
+				x.Header = append(x.Header[:0], benchHeader...)
+				g.Serve(context.Background(), x)
+				x.Reset()
+				if m.status != 200 {
+					b.Fatal(m.status)
+				}
+			}
+		})
 	}
 }

@@ -12,6 +12,7 @@ import (
 type deployment struct {
 	queue *admission.Queue
 	ready atomic.Pointer[readySet]
+	cache atomic.Pointer[cache] // nil: answers are not kept
 
 	copies    atomic.Int64 // copies of requests under way, while this is a shadow
 	maxCopies atomic.Int64
@@ -25,6 +26,7 @@ type deployment struct {
 // readySet is immutable. changed is closed when another one takes its place.
 type readySet struct {
 	instances []*instance
+	origin    origin // the newest of them; without any, the one before
 	changed   chan struct{}
 }
 
@@ -52,7 +54,13 @@ func (d *deployment) update(r *route.Deployment, bytes int64) {
 		known[i.id] = i
 	}
 	next := &readySet{changed: make(chan struct{})}
+	if len(r.Instances) == 0 {
+		next.origin = old.origin
+	}
 	for _, ri := range r.Instances {
+		if ri.Generation >= next.origin.generation {
+			next.origin = origin{ri.Generation, ri.ModelDigest}
+		}
 		i := known[ri.ID]
 		if i == nil || i.generation != ri.Generation || i.digest != ri.ModelDigest {
 			i = &instance{id: ri.ID, generation: ri.Generation, digest: ri.ModelDigest}

@@ -20,6 +20,7 @@ const (
 	DefaultDeploymentBytes = 256 << 20
 	DefaultBufferBytes     = 512 << 20
 	DefaultMirrorBytes     = 64 << 20
+	DefaultCacheBytes      = 128 << 20
 )
 
 // Config of a Gateway.
@@ -41,6 +42,8 @@ type Config struct {
 	MirrorBytes int64
 	// Collector keeps bodies of requests and answers for deployments that collect them; nil: none do.
 	Collector Collector
+	// CacheBytes bounds the answers kept in the whole server.
+	CacheBytes int64
 }
 
 func (c *Config) fill() {
@@ -57,6 +60,9 @@ func (c *Config) fill() {
 	}
 	if c.MirrorBytes <= 0 {
 		c.MirrorBytes = DefaultMirrorBytes
+	}
+	if c.CacheBytes <= 0 {
+		c.CacheBytes = DefaultCacheBytes
 	}
 }
 
@@ -83,6 +89,7 @@ type Gateway struct {
 	draining atomic.Bool
 	buffered atomic.Int64 // bytes of request bodies in memory
 	mirrors  mirrors
+	caches   cacheBudget
 }
 
 // view is a routing table with the state that belongs to each of its deployments.
@@ -97,6 +104,7 @@ func New(cfg Config, upstreams Upstreams, recorder telemetry.Recorder, log *slog
 	cfg.fill()
 	g := &Gateway{cfg: cfg, upstreams: upstreams, recorder: recorder, log: log}
 	g.mirrors.open()
+	g.caches = cacheBudget{limit: cfg.CacheBytes, largest: g.largestCache, record: recorder.CacheBytes}
 	return g
 }
 
@@ -119,6 +127,7 @@ func (g *Gateway) SetTable(t *route.Table) {
 				d = newDeployment()
 			}
 			d.update(r, g.cfg.DeploymentBytes)
+			d.renewCache(r.Cache, r.Generation, &g.caches)
 			next.states[r], next.byUID[r.UID] = d, d
 		}
 	}
@@ -129,6 +138,7 @@ func (g *Gateway) SetTable(t *route.Table) {
 	for uid, d := range old.byUID {
 		if next.byUID[uid] == nil {
 			d.queue.Close()
+			d.renewCache(nil, 0, &g.caches)
 		}
 	}
 }

@@ -54,7 +54,9 @@ type records struct {
 	drops []string
 	all   []telemetry.Record
 	open  int
-	more  chan struct{}
+	// cached is the memory of kept answers.
+	cached int64
+	more   chan struct{}
 }
 
 func (r *records) Record(rec *telemetry.Record) {
@@ -71,6 +73,12 @@ func (r *records) MirrorDropped(_, _, reason string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.drops = append(r.drops, reason)
+}
+
+func (r *records) CacheBytes(delta int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cached += delta
 }
 
 func (r *records) Connection(delta int) {

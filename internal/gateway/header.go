@@ -16,10 +16,15 @@ const (
 	fieldRequestID    = "x-request-id"
 	fieldClientID     = "x-ms-client-request-id"
 	fieldRunFailed    = "x-ms-run-function-failed"
+	fieldRunTime      = "x-ms-run-fn-exec-ms" // of the worker, as the next two
+	fieldLegacyID     = "x-ms-request-id"
+	fieldTrace        = "traceid"
+	fieldCache        = "x-portico-cache"
 	fieldPlatform     = "ms-azureml-"
 	fieldWorker       = "x-portico-"
 	serverName        = "portico"
 	clientIDMaxLength = 40 // of Azure's front door, which keeps the first 40
+	legacyIDMaxLength = 100
 )
 
 // help is Azure's guide to the status codes, which are the same here. Azure appends its address to the body, which

@@ -454,6 +454,7 @@ type discardRecords struct{}
 
 func (discardRecords) Record(*telemetry.Record)             {}
 func (discardRecords) MirrorDropped(string, string, string) {}
+func (discardRecords) CacheBytes(int64)                     {}
 func (discardRecords) Connection(int)                       {}
 
 var discardLog = slog.New(slog.DiscardHandler)

@@ -162,6 +162,9 @@ func (x *Exchange) appendIdentity(h []inference.Field) []inference.Field {
 		h = append(h, inference.Field{Name: fieldDeployment, Value: x.record.Deployment},
 			inference.Field{Name: fieldSession, Value: x.record.Deployment})
 	}
+	if x.record.Cache != "" {
+		h = append(h, inference.Field{Name: fieldCache, Value: x.record.Cache})
+	}
 	return h
 }
 

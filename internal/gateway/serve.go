@@ -115,7 +115,12 @@ func (g *Gateway) score(ctx context.Context, x *Exchange, r *route.Deployment, v
 		g.mirror(x, x.shadow, v.states[x.shadow])
 	}
 	x.collects(r)
-	g.admit(ctx, x, v.states[r], deadline)
+	d := v.states[r]
+	if c := d.cache.Load(); c != nil && mayCache(x) {
+		g.throughCache(ctx, x, d, c, deadline)
+		return
+	}
+	g.admit(ctx, x, d, deadline)
 }
 
 // admit waits for a place on the deployment, and goes on with it to an instance.

@@ -21,6 +21,10 @@ type WorkerSpec struct {
 // in place of a scoring script.
 const VariableMLflow = "PORTICO_MLFLOW_MODEL"
 
+// VariableHeaderless makes a worker, when it is set, refuse a script that reads the header of requests: its answers are given again
+// to requests whose headers nobody compares.
+const VariableHeaderless = "PORTICO_HEADERLESS"
+
 // Launcher starts worker processes. It is safe for concurrent use.
 type Launcher interface {
 	// Launch starts the worker, or gives the one that runs already under spec.ID. For a new process it makes

@@ -292,7 +292,6 @@ func (s *DeploymentSpec) Validate(types Catalogue) []*Error {
 	}
 	if s.Cache != nil {
 		faults = append(faults, s.Cache.validate()...)
-		add(CodeNotImplemented, "properties.properties."+PropertyCacheTTL, "the response cache is not implemented yet; leave it out")
 	}
 	faults = append(faults, s.DataCollector.validate()...)
 	if _, err := s.WorkerCount(); err != nil {

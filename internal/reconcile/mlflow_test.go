@@ -78,6 +78,16 @@ func TestDigestOfRuntimes(t *testing.T) {
 	if Digest(&script) == Digest(&model) {
 		t.Error("equal digests")
 	}
+	kept := script
+	kept.Cache = &online.ResponseCache{TTL: time.Minute}
+	varied := script
+	varied.Cache = &online.ResponseCache{TTL: time.Minute, Vary: []string{"x-tenant"}}
+	if Digest(&script) == Digest(&kept) {
+		t.Error("nothing starts that would refuse a script that reads headers")
+	}
+	if Digest(&script) != Digest(&varied) {
+		t.Error("a cache that instances do not see restarts them")
+	}
 	const before = "85c239e8beea8d9d0f0b178c5922e98d"
 	if got := Digest(&script); got != before {
 		t.Errorf("digest %s, it was %s before there were runtimes: every deployment would restart", got, before)

@@ -93,6 +93,7 @@ func (l *Loop) table(ctx context.Context, known map[string]generation) (*route.T
 				}
 				rd := route.Deployment{
 					Name: d.ID.Name, UID: d.UID, Request: d.Spec.Request, MaxInstances: d.Spec.InstanceCount,
+					Generation: d.Generation, Cache: d.Spec.Cache,
 					Instances: l.ready(r, d, sets[d.UID], known, seen), Paths: paths(&d.Spec),
 					ID: d.ID, Collector: d.Spec.DataCollector,
 				}

@@ -32,10 +32,19 @@ func Digest(spec *online.DeploymentSpec) string {
 	if spec.Batching != nil { // likewise
 		_ = enc.Encode(spec.Batching)
 	}
+	if headerless(spec) {
+		_ = enc.Encode("headerless")
+	}
 	for _, name := range slices.Sorted(maps.Keys(spec.EnvironmentVariables)) {
 		_ = enc.Encode([]string{name, spec.EnvironmentVariables[name].Reveal()})
 	}
 	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// headerless says that no script of the deployment may read request headers: its answers are given again to requests whose
+// headers nobody compares.
+func headerless(spec *online.DeploymentSpec) bool {
+	return spec.Cache != nil && len(spec.Cache.Vary) == 0
 }
 
 // template puts a set's parts together.
@@ -53,9 +62,9 @@ func template(d *store.Deployment, set *online.SetStatus, p *prepared, types onl
 		Endpoint: d.ID.Parent, Deployment: d.ID.Name, DeploymentID: d.ID, UID: d.UID, Type: itype,
 		Python: p.environment.Python, EnvironmentID: p.environment.ID,
 		CodeDir: p.codeDir, ScoringScript: d.Spec.ScoringScript, ModelDir: p.modelDir, ModelDigest: p.modelDigest,
-		MLflowModel: p.mlflowModel,
-		Variables:   variables(&d.Spec),
-		Workers:     workers, MaxConcurrent: d.Spec.Request.MaxConcurrent, RequestTimeout: d.Spec.Request.Timeout,
+		MLflowModel: p.mlflowModel, Headerless: headerless(&d.Spec),
+		Variables: variables(&d.Spec),
+		Workers:   workers, MaxConcurrent: d.Spec.Request.MaxConcurrent, RequestTimeout: d.Spec.Request.Timeout,
 		Batching: d.Spec.Batching,
 		Liveness: d.Spec.Liveness, Readiness: d.Spec.Readiness, Startup: d.Spec.Startup,
 	}, nil

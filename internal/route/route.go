@@ -38,7 +38,9 @@ type Deployment struct {
 	// MaxInstances sizes the bound on pending requests: the count that was asked for, or the upper bound of
 	// automatic scaling.
 	MaxInstances int
-	Instances    []Instance // ready ones only
+	Generation   int64                 // of the deployment's spec in force
+	Cache        *online.ResponseCache // nil: answers are not kept
+	Instances    []Instance            // ready ones only
 	// Paths are what callers may ask for; nil: ScriptPaths. ScoringPath, when set, is what PathScore stands for where
 	// Paths does not admit PathScore itself.
 	Paths       []Path

@@ -124,6 +124,14 @@ func (t tables) SetTable(table *route.Table) {
 	t.first.once.Do(func() { close(t.first.came) })
 }
 
+// caches finds the gateway, which is made after the commands.
+type caches struct{ *serving }
+
+// PurgeCache implements control.Caches.
+func (c caches) PurgeCache(uid string) (entries int, bytes int64, ok bool) {
+	return c.gateway.PurgeCache(uid)
+}
+
 // capabilities says in words what isolation is in force.
 func capabilities(c host.Capabilities) string {
 	on := func(name string, ok bool) string {

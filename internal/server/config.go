@@ -43,6 +43,7 @@ type Config struct {
 	RequestMemory     int64
 	MirrorMemory      int64
 	CollectedBytes    int64
+	CacheMemory       int64
 	Overcommit        string
 	PythonPolicy      string
 	Isolation         string
@@ -117,6 +118,7 @@ func Settings() []Setting {
 		{Key: "request_memory_bytes", Default: strconv.Itoa(512 * mebibyte), Usage: "memory for the bodies of all requests in flight; 429 beyond it", set: number(func(c *Config) *int64 { return &c.RequestMemory })},
 		{Key: "mirror_memory_bytes", Default: strconv.Itoa(64 * mebibyte), Usage: "memory for copies of requests to shadow deployments; copies beyond it are dropped", set: number(func(c *Config) *int64 { return &c.MirrorMemory })},
 		{Key: "collected_bytes", Default: strconv.Itoa(10 << 30), Usage: "disk for collected data (docs/data-collection.md); events beyond it are dropped and counted", set: number(func(c *Config) *int64 { return &c.CollectedBytes })},
+		{Key: "response_cache_memory_bytes", Default: strconv.Itoa(128 * mebibyte), Usage: "memory for answers in the response caches of all deployments; those used longest ago go first", set: number(func(c *Config) *int64 { return &c.CacheMemory })},
 		{Key: "overcommit", Default: "allow", Usage: "allow: instance types are ceilings; strict: refuse what the machine cannot hold", set: oneOf(func(c *Config) *string { return &c.Overcommit }, "allow", "strict")},
 		{Key: "python_version_policy", Default: "nearest", Usage: "when the asked Python is not here: nearest (with a warning) or strict", set: oneOf(func(c *Config) *string { return &c.PythonPolicy }, "nearest", "strict")},
 		{Key: "isolation", Default: "auto", Usage: "auto: as much as the machine allows; required: refuse to start without user ids, mounts and cgroups", set: oneOf(func(c *Config) *string { return &c.Isolation }, "auto", "required")},

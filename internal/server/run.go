@@ -25,6 +25,7 @@ func (s *serving) run(ctx context.Context) error {
 		Domain: s.cfg.Domain, InterceptDomain: s.interceptDomain(), Tokens: s.identities.Issuer(),
 		MaxRequestBytes: s.cfg.MaxRequestBytes, BufferBytes: s.cfg.RequestMemory,
 		MirrorBytes: s.cfg.MirrorMemory, Collector: s.collector,
+		CacheBytes: s.cfg.CacheMemory,
 	}, upstreams{s.engine}, s.telemetry, s.log)
 	s.front = gateway.NewServer(s.gateway, gateway.ServerConfig{}, s.log)
 	if err := s.renew(); err != nil {

@@ -277,7 +277,7 @@ func (s *serving) openControl(ctx context.Context) error {
 	s.catalogue = online.Catalogue{Types: s.cfg.InstanceTypes, GPUs: capacity.GPUs}
 	s.control, err = control.New(ctx, control.Config{
 		Store: s.store, Artifacts: s.artifacts, Uploads: s.uploads, Catalogue: s.catalogue,
-		Logs: logs{engine: s.engine, builds: s.builds}, Metrics: s.telemetry, Identities: s.identities,
+		Logs: logs{engine: s.engine, builds: s.builds}, Metrics: s.telemetry, Caches: caches{s}, Identities: s.identities,
 		Prices:   s.cfg.Prices,
 		Default:  online.WorkspaceID{Subscription: s.cfg.Subscription, ResourceGroup: s.cfg.ResourceGroup, Name: s.cfg.Workspace},
 		Location: s.cfg.Location, Now: s.now, Logger: s.log,

@@ -37,6 +37,15 @@ var (
 		Dimensions: []string{"endpoint", "deployment"},
 		Help:       "Requests that one run of a deployment with batching answered.",
 	}
+	MetricCache = Metric{
+		Name: "portico_endpoint_cache_total", Kind: "counter", Unit: "requests",
+		Dimensions: []string{"endpoint", "deployment", "result"},
+		Help:       "Requests of deployments with a response cache: hit, miss, shared or bypass.",
+	}
+	MetricCacheBytes = Metric{
+		Name: "portico_cache_bytes", Kind: "gauge", Unit: "bytes",
+		Help: "Memory held by the answers in response caches.",
+	}
 	MetricRequestBytes = Metric{
 		Name: "portico_endpoint_request_bytes_total", Kind: "counter", Unit: "bytes", Azure: "NetworkBytes",
 		Dimensions: []string{"endpoint", "deployment"},
@@ -92,10 +101,10 @@ var (
 
 // Catalogue lists every metric in the order in which it is documented.
 var Catalogue = []Metric{
-	MetricRequests, MetricLatency, MetricQueue, MetricSoftFailures, MetricBatchSize, MetricRequestBytes, MetricResponseBytes,
+	MetricRequests, MetricLatency, MetricQueue, MetricSoftFailures, MetricBatchSize, MetricCache, MetricRequestBytes, MetricResponseBytes,
 	MetricMirrorRequests, MetricMirrorLatency, MetricMirrorDropped,
 	MetricCollected, MetricUncollected,
-	MetricConnections, MetricConnectionsOpened, MetricLogDropped, MetricHistoryBytes,
+	MetricConnections, MetricConnectionsOpened, MetricLogDropped, MetricHistoryBytes, MetricCacheBytes,
 }
 
 // batchBounds are the upper bounds of MetricBatchSize's buckets, up to the largest batch.

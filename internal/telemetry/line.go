@@ -38,6 +38,7 @@ func appendLine(b []byte, r *Record) []byte {
 	b = strconv.AppendInt(b, int64(r.Status), 10)
 	b = appendText(b, `,"reason":`, r.Reason, maxPath)
 	b = appendNumber(b, `,"modelStatus":`, int64(r.ModelStatus))
+	b = appendText(b, `,"cache":`, r.Cache, maxPath)
 	if r.Mirror {
 		b = append(b, `,"mirror":true`...)
 	}

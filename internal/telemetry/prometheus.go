@@ -15,6 +15,7 @@ type promMetrics struct {
 	queue             *prometheus.CounterVec
 	soft              *prometheus.CounterVec
 	batch             *prometheus.HistogramVec
+	cache             *prometheus.CounterVec
 	requestBytes      *prometheus.CounterVec
 	responseBytes     *prometheus.CounterVec
 	mirrorRequests    *prometheus.CounterVec
@@ -26,6 +27,7 @@ type promMetrics struct {
 	connectionsOpened prometheus.Counter
 	logDropped        prometheus.Counter
 	historyBytes      prometheus.Gauge
+	cacheBytes        prometheus.Gauge
 }
 
 func newPromMetrics() *promMetrics {
@@ -47,6 +49,7 @@ func newPromMetrics() *promMetrics {
 		soft:          counters(MetricSoftFailures),
 		batch: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: MetricBatchSize.Name, Help: MetricBatchSize.Help, Buckets: batchBounds}, MetricBatchSize.Dimensions),
+		cache:         counters(MetricCache),
 		requestBytes:  counters(MetricRequestBytes),
 		responseBytes: counters(MetricResponseBytes),
 		connections: prometheus.NewGauge(prometheus.GaugeOpts{
@@ -57,9 +60,11 @@ func newPromMetrics() *promMetrics {
 			Name: MetricLogDropped.Name, Help: MetricLogDropped.Help}),
 		historyBytes: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: MetricHistoryBytes.Name, Help: MetricHistoryBytes.Help}),
+		cacheBytes: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: MetricCacheBytes.Name, Help: MetricCacheBytes.Help}),
 	}
-	p.registry.MustRegister(p.requests, p.latency, p.queue, p.soft, p.batch, p.requestBytes, p.responseBytes,
-		p.mirrorRequests, p.mirrorLatency, p.mirrorDropped, p.collected, p.uncollected, p.connections, p.connectionsOpened, p.logDropped, p.historyBytes,
+	p.registry.MustRegister(p.requests, p.latency, p.queue, p.soft, p.batch, p.cache, p.requestBytes, p.responseBytes,
+		p.mirrorRequests, p.mirrorLatency, p.mirrorDropped, p.collected, p.uncollected, p.connections, p.connectionsOpened, p.logDropped, p.historyBytes, p.cacheBytes,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return p
 }
@@ -72,6 +77,7 @@ type promSeries struct {
 	// Of live requests only.
 	queue         prometheus.Counter
 	soft          prometheus.Counter
+	cache         *prometheus.CounterVec
 	requestBytes  prometheus.Counter
 	responseBytes prometheus.Counter
 	batches       *prometheus.HistogramVec
@@ -88,6 +94,7 @@ func (p *promMetrics) resolve(key seriesKey) *promSeries {
 		latency:       p.latency.WithLabelValues(l...),
 		queue:         p.queue.WithLabelValues(l...),
 		soft:          p.soft.WithLabelValues(l...),
+		cache:         p.cache,
 		requestBytes:  p.requestBytes.WithLabelValues(l...),
 		responseBytes: p.responseBytes.WithLabelValues(l...),
 		batches:       p.batch,
@@ -119,6 +126,9 @@ func (s *promSeries) add(r *Record) {
 		}
 		s.batch.Observe(float64(r.Batch))
 	}
+	if r.Cache != "" {
+		s.cache.WithLabelValues(s.key.endpoint, s.key.deployment, r.Cache).Inc()
+	}
 }
 
 // forget takes a deployment that has not been called for the retention off the page.
@@ -135,6 +145,7 @@ func (p *promMetrics) forget(key seriesKey) {
 	p.queue.DeletePartialMatch(l)
 	p.soft.DeletePartialMatch(l)
 	p.batch.DeletePartialMatch(l)
+	p.cache.DeletePartialMatch(l)
 	p.requestBytes.DeletePartialMatch(l)
 	p.responseBytes.DeletePartialMatch(l)
 	p.collected.DeletePartialMatch(l)

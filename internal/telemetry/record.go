@@ -22,6 +22,7 @@ type Record struct {
 	Status          int    // what the caller was told; StatusClientClosed when it did not wait
 	ModelStatus     int    // what the instance answered; 0 when it did not
 	Reason          string // why Status is not 200: one of the Reason constants
+	Cache           string // how the deployment's response cache took it: one of the Cache constants; empty without a cache
 	SoftFailure     bool   // a 200 that says in x-ms-run-function-failed that the script failed
 	Batch           int    // requests of the run that answered, for one of them; 0 for the others, and without batching
 	Mirror          bool   // a copy for a shadow deployment: Status is what a caller would have been told
@@ -64,6 +65,14 @@ const (
 	ReasonPlatformInternal = "platform_internal" // ours
 )
 
+// How a request fared in the response cache of its deployment.
+const (
+	CacheHit    = "hit"    // answered with a kept answer
+	CacheMiss   = "miss"   // answered by an instance
+	CacheShared = "shared" // answered with what an instance gave to an equal request at the same time
+	CacheBypass = "bypass" // answered by an instance because the caller asked for it
+)
+
 // Why a copy for a shadow deployment was never offered to it.
 const (
 	DropCopies   = "too_many_copies" // as many copies as the deployment may hold are under way
@@ -78,6 +87,8 @@ type Recorder interface {
 	Record(r *Record)
 	// MirrorDropped counts a copy that was not offered to a deployment, for one of the Drop reasons.
 	MirrorDropped(endpoint, deployment, reason string)
+	// CacheBytes counts memory that kept answers take (+) or give back (-).
+	CacheBytes(delta int64)
 	// Connection counts an opened (+1) or closed (-1) connection of a scoring listener.
 	Connection(delta int)
 }

@@ -105,6 +105,9 @@ func (t *Telemetry) MirrorDropped(endpoint, deployment, reason string) {
 	s.dropped(minuteOf(time.Now()))
 }
 
+// CacheBytes counts the memory for kept answers.
+func (t *Telemetry) CacheBytes(delta int64) { t.prom.cacheBytes.Add(float64(delta)) }
+
 // Connection counts connections of the scoring listeners.
 func (t *Telemetry) Connection(delta int) {
 	t.connections.count(delta, time.Now())

@@ -287,6 +287,10 @@ func TestMetricsPage(t *testing.T) {
 	soft := request("ep", "green", at, 200, 200, 2*time.Second)
 	soft.SoftFailure, soft.Batch = true, 3
 	tel.Record(soft)
+	kept := request("ep", "green", at, 200, 0, time.Millisecond)
+	kept.Cache = CacheHit
+	tel.Record(kept)
+	tel.CacheBytes(4096)
 	tel.Record(request("ep", "green", at, 424, 500, 5*time.Millisecond))
 	tel.Record(request("ep", "", at, 401, 0, time.Millisecond))
 	copied := request("ep", "shadow", at, 408, 0, 2*time.Millisecond)

@@ -46,6 +46,9 @@ func environment(t *compute.Template, instance, scratch string, machineCPUs int,
 	if t.Batching != nil {
 		env[inference.VariableBatching] = "true"
 	}
+	if t.Headerless {
+		env[inference.VariableHeaderless] = "1"
+	}
 	env["WORKER_COUNT"] = online.Secret(strconv.Itoa(t.Workers))
 	env["HOME"] = online.Secret(scratch)
 	env["TMPDIR"] = online.Secret(scratch)

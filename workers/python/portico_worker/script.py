@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from . import joint as joints
 
 MODULE = "entry_module"  # the name under which the script is imported
+HEADERLESS = "PORTICO_HEADERLESS"  # set: answers are given again to requests whose headers nobody compares
 TREE_LINES = 200  # of the model folder, logged when init fails
 
 _log = logging.getLogger(LOGGER)
@@ -169,8 +170,27 @@ def load() -> Scorer:
     inner = getattr(module, "driver_module", None)
     run = inner.run if isinstance(inner, ModuleType) and callable(getattr(inner, "run", None)) else module.run
     style = _check(run)
+    if os.environ.get(HEADERLESS):
+        _refuse_headers(style)
     hints.look(run)
     return Script(module, run, style)
+
+
+def _refuse_headers(style: _Style) -> None:
+    """Hold a script whose answers are given again to its word: nothing of the header goes into them."""
+    reads = ""
+    if style.raw:
+        reads = "run() is decorated with @rawhttp and so sees request headers"
+    elif style.wants_headers:
+        reads = "run() has the parameter request_headers"
+    elif flaskbridge.imported():
+        reads = "the script imports flask, whose request has headers"
+    if reads:
+        reason = (
+            f"{reads}, but the deployment has a response cache without vary: name in response_cache.vary the headers "
+            "that answers depend on, or leave response_cache out"
+        )
+        raise ScriptError(page.SCRIPT, reason)
 
 
 def _await_debugger() -> None:

@@ -174,6 +174,28 @@ def test_failures(start: Start, script: str | None, kind: int, reason: str) -> N
     assert reason[:40] in worker.log
 
 
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("def init(): pass\ndef run(d, request_headers): pass\n", "run() has the parameter request_headers"),
+        ("from azureml_inference_server_http.api.aml_request import rawhttp\n"
+         "def init(): pass\n@rawhttp\ndef run(r): pass\n", "run() is decorated with @rawhttp"),
+        ("import sys, types\nsys.modules['flask'] = types.ModuleType('flask')\n"
+         "def init(): pass\ndef run(d): pass\n", "the script imports flask"),
+    ],
+)  # fmt: skip
+def test_headerless(start: Start, script: str, reason: str) -> None:
+    worker = start(script, PORTICO_HEADERLESS="1")
+    assert worker.ended() == 3
+    assert worker.state == 3 and worker.word(7) == 1
+    assert worker.failure.startswith(reason) and "response_cache.vary" in worker.failure
+
+
+def test_headerless_script_without_headers(start: Start) -> None:
+    worker = start("def init(): pass\ndef run(d): return d\n", PORTICO_HEADERLESS="1").ready()
+    assert worker.ask(body="x").text == '"x"'
+
+
 def test_model_tree_is_logged(start: Start, tmp_path: object) -> None:
     import pathlib
 
