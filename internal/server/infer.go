@@ -139,6 +139,7 @@ func RunInfer(ctx context.Context, cfg InferConfig, logger *slog.Logger) (err er
 	if err := cfg.fill(); err != nil {
 		return err
 	}
+	defer layBallast()()
 	dir, err := os.MkdirTemp("", "portico-infer-") // 0700: sockets and pages are this user's alone
 	if err != nil {
 		return fmt.Errorf("start inference server: %w", err)

@@ -21,6 +21,7 @@ const managementStopTimeout = 5 * time.Second
 // run serves until ctx ends or a part fails, then stops in the order that loses nothing: scoring requests finish
 // while instances still run, management next, the loop last.
 func (s *serving) run(ctx context.Context) error {
+	defer layBallast()()
 	s.gateway = gateway.New(gateway.Config{
 		Domain: s.cfg.Domain, InterceptDomain: s.interceptDomain(), Tokens: s.identities.Issuer(),
 		MaxRequestBytes: s.cfg.MaxRequestBytes, BufferBytes: s.cfg.RequestMemory,
