@@ -60,7 +60,9 @@ type stream struct {
 	chunked bool
 	opened  bool // a first chunk was read
 	reuse   bool
-	err     error // what Read answers from now on
+	// untilEnd: the body ends when the other side closes. That it is whole cannot be known then.
+	untilEnd bool
+	err      error // what Read answers from now on
 }
 
 // Read gives the next bytes.
@@ -85,6 +87,11 @@ func (s *stream) Read(p []byte) (int, error) {
 	s.left -= int64(n)
 	if n > 0 {
 		return n, nil
+	}
+	if s.untilEnd && errors.Is(err, io.EOF) {
+		s.err = io.EOF
+		s.carrier.ended(false)
+		return 0, s.err
 	}
 	return 0, s.fail(err)
 }

@@ -312,7 +312,7 @@ func splitJoint(data []byte, n int) ([]part, error) {
 		if end < 0 {
 			return nil, &protocolError{"a batch's answer is too short"}
 		}
-		h, err := parseHead(data[:end+2], post)
+		h, err := parseHead(data[:end+2], post, false)
 		if err != nil {
 			return nil, err
 		}

@@ -18,6 +18,8 @@ const idleMax = 30 * time.Second
 type HTTPUpstream struct {
 	instance, address string
 	maxIdle           int
+	idleMax           time.Duration
+	foreign           bool
 
 	mu     sync.Mutex
 	idle   []idleLink // newest last
@@ -32,7 +34,18 @@ type idleLink struct {
 // NewHTTPUpstream makes an upstream for the instance at address (host:port). maxIdle bounds the connections that are
 // kept open between calls.
 func NewHTTPUpstream(instance, address string, maxIdle int) *HTTPUpstream {
-	return &HTTPUpstream{instance: instance, address: address, maxIdle: maxIdle}
+	return &HTTPUpstream{instance: instance, address: address, maxIdle: maxIdle, idleMax: idleMax}
+}
+
+// foreignIdleMax is idleMax for servers of other people, some of which close connections after 2 seconds without use. A
+// request that meets the closing may have been read, so it would be lost.
+const foreignIdleMax = time.Second
+
+// NewForeignUpstream makes an upstream for a server that somebody else wrote. It gets nothing but HTTP/1.1, no field of
+// ours is believed, and only a connection that was refused counts as a request that was not started. At its deadline a
+// call's connection is closed.
+func NewForeignUpstream(instance, address string, maxIdle int) *HTTPUpstream {
+	return &HTTPUpstream{instance: instance, address: address, maxIdle: maxIdle, idleMax: foreignIdleMax, foreign: true}
 }
 
 // Do sends the call over a kept connection or a new one. Its errors are those of Pool.Do: the instance says when it did
@@ -98,7 +111,7 @@ func (u *HTTPUpstream) take(ctx context.Context, call *Call, now time.Time) (*li
 		idle := u.idle[n-1]
 		u.idle = u.idle[:n-1]
 		u.mu.Unlock()
-		if now.Sub(idle.since) < idleMax && !idle.link.stale() {
+		if now.Sub(idle.since) < u.idleMax && !idle.link.stale() {
 			return idle.link, nil
 		}
 		idle.link.close()
@@ -108,7 +121,9 @@ func (u *HTTPUpstream) take(ctx context.Context, call *Call, now time.Time) (*li
 	conn, err := (&net.Dialer{}).DialContext(limited, "tcp", u.address)
 	switch {
 	case err == nil:
-		return newLink(conn), nil
+		l := newLink(conn)
+		l.foreign = u.foreign
+		return l, nil
 	case ctx.Err() != nil:
 		return nil, ctxError(ctx)
 	case !time.Now().Before(call.Deadline):
@@ -154,6 +169,8 @@ func (u *HTTPUpstream) receive(ctx context.Context, call *Call, l *link, h head)
 		u.give(l)
 	}
 	switch {
+	case u.foreign:
+		return answer, nil
 	case h.lost != "":
 		return nil, &LostError{Instance: u.instance, Cause: h.lost}
 	case h.refused == nil:

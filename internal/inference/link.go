@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"strconv"
@@ -22,7 +23,8 @@ type link struct {
 	r, w int
 	out  []byte
 
-	watch *hangup
+	watch   *hangup
+	foreign bool // the other side is no program of ours
 }
 
 // hangup interrupts reads and writes on a connection when a caller goes away.
@@ -62,9 +64,11 @@ func (l *link) begin(call *Call, host string, number uint64, left time.Duration)
 	if call.joined != "" {
 		b = appendField(b, Field{batchField, call.joined})
 	}
-	b = append(b, "x-portico-deadline-ms: "...)
-	b = strconv.AppendInt(b, max(1, left.Milliseconds()), 10)
-	b = append(b, "\r\n"...)
+	if !l.foreign {
+		b = append(b, "x-portico-deadline-ms: "...)
+		b = strconv.AppendInt(b, max(1, left.Milliseconds()), 10)
+		b = append(b, "\r\n"...)
+	}
 	for _, own := range [...]Field{{"x-request-id", call.ID}, {"x-ms-client-request-id", call.ClientID}} {
 		if own.Value == "" {
 			continue
@@ -150,10 +154,16 @@ func (l *link) fill(limit int) error {
 
 // readHead reads up to the end of an answer's head. After a timeout it may be called again.
 func (l *link) readHead(method string) (head, error) {
-	for {
+	for interim := 0; ; {
 		if end := bytes.Index(l.in[l.r:l.w], []byte("\r\n\r\n")); end >= 0 {
-			h, err := parseHead(l.in[l.r:l.r+end+2], method)
+			h, err := parseHead(l.in[l.r:l.r+end+2], method, l.foreign)
 			l.r += end + 4
+			if err == nil && h.status < 200 {
+				if interim++; interim > maxInterim {
+					return h, &protocolError{"too many interim answers"}
+				}
+				continue
+			}
 			return h, err
 		}
 		if err := l.fill(maxAnswerHead); err != nil {
@@ -318,7 +328,11 @@ func (l *link) readAnswer(ctx context.Context, call *Call, h head) (*Answer, err
 // stream makes an answer of h whose body is read from the connection as the caller asks for it.
 func (l *link) stream(h head, c carrier) *Answer {
 	answer, _ := newAnswer(h, nil)
-	answer.Body = &stream{link: l, carrier: c, left: max(0, h.length), chunked: h.length < 0, reuse: !h.close}
+	s := &stream{link: l, carrier: c, left: max(0, h.length), chunked: h.length < 0 && !h.untilEnd, reuse: !h.close}
+	if s.untilEnd = h.untilEnd; s.untilEnd {
+		s.left = math.MaxInt64
+	}
+	answer.Body = s
 	return &answer.Answer
 }
 

@@ -11,6 +11,7 @@ const (
 	maxAnswerHead   = 64 << 10 // bytes of an answer's head
 	maxAnswerFields = 128      // header fields of an answer
 	maxChunkLine    = 256      // bytes of the line before a chunk
+	maxInterim      = 8        // interim answers (1xx) before an answer
 	eagerBody       = 1 << 20  // bodies up to this many bytes are read at once, so that a slow caller holds no worker
 	joinedBody      = 16 << 10 // request bodies up to this many bytes are copied behind the head, for one write
 	boundedWrite    = 4 << 10  // requests above this many bytes may block in the socket and get a write deadline
@@ -28,38 +29,27 @@ var errField = errors.New("the request holds a field that cannot be sent")
 
 // head is a parsed answer head.
 type head struct {
-	status  int
-	length  int64  // -1: chunked
-	close   bool   // the other side closes the connection after this answer
-	refused []byte // why the request was not started; nil when it was
-	lost    string // what became of the worker that executed it
-	raw     []byte // the fields, valid until the next read
-	lines   int
+	status int
+	length int64 // -1: chunked
+	close  bool  // the other side closes the connection after this answer
+	// untilEnd: the body ends with the connection.
+	untilEnd bool
+	refused  []byte // why the request was not started; nil when it was
+	lost     string // what became of the worker that executed it
+	raw      []byte // the fields, valid until the next read
+	lines    int
 }
 
 // streams says whether the body is handed on while it comes instead of being read at once.
 func (h *head) streams() bool { return h.length < 0 || h.length > eagerBody }
 
-// parseHead parses the status line and the fields that decide about the body; b ends with a line end.
-func parseHead(b []byte, method string) (head, error) {
+// parseHead parses the status line and the fields that decide about the body; b ends with a line end. foreign: the other
+// side is no program of ours and may use more of HTTP: version 1.0, interim answers, bodies that end with the connection.
+func parseHead(b []byte, method string, foreign bool) (head, error) {
 	h := head{length: -1}
 	eol := bytes.IndexByte(b, '\n')
-	line := b[:eol]
-	if len(line) < 13 || string(line[:9]) != "HTTP/1.1 " || line[len(line)-1] != '\r' ||
-		line[12] != ' ' && line[12] != '\r' {
-		return h, &protocolError{"malformed status line"}
-	}
-	for _, c := range line[9:12] {
-		if c < '0' || c > '9' {
-			return h, &protocolError{"malformed status"}
-		}
-		h.status = 10*h.status + int(c-'0')
-	}
-	if h.status < 200 || h.status > 599 {
-		return h, &protocolError{"status " + strconv.Itoa(h.status)}
-	}
-	if !isValue(line[12 : len(line)-1]) {
-		return h, &protocolError{"malformed status line"}
+	if err := h.parseStatus(b[:eol], foreign); err != nil {
+		return h, err
 	}
 	h.raw = b[eol+1:]
 	haveLength, chunked := false, false
@@ -91,7 +81,7 @@ func parseHead(b []byte, method string) (head, error) {
 				chunked = true
 			}
 		case len("connection"):
-			if equalFold(name, "connection") && equalFold(value, "close") {
+			if equalFold(name, "connection") && (equalFold(value, "close") || foreign && hasToken(value, "close")) {
 				h.close = true
 			}
 		case len("x-portico-not-started"):
@@ -103,12 +93,48 @@ func parseHead(b []byte, method string) (head, error) {
 	switch {
 	case haveLength && chunked:
 		return h, &protocolError{"both content-length and transfer-encoding"}
-	case h.status == 204 || h.status == 304 || method == "HEAD":
+	case h.status < 200 || h.status == 204 || h.status == 304 || method == "HEAD":
 		h.length = 0
+	case !haveLength && !chunked && foreign:
+		h.untilEnd, h.close = true, true
 	case !haveLength && !chunked:
 		return h, &protocolError{"neither content-length nor transfer-encoding"}
 	}
 	return h, nil
+}
+
+// parseStatus parses the status line.
+func (h *head) parseStatus(line []byte, foreign bool) error {
+	old := foreign && bytes.HasPrefix(line, []byte("HTTP/1.0 "))
+	if len(line) < 13 || !old && string(line[:9]) != "HTTP/1.1 " || line[len(line)-1] != '\r' ||
+		line[12] != ' ' && line[12] != '\r' {
+		return &protocolError{"malformed status line"}
+	}
+	for _, c := range line[9:12] {
+		if c < '0' || c > '9' {
+			return &protocolError{"malformed status"}
+		}
+		h.status = 10*h.status + int(c-'0')
+	}
+	interim := foreign && h.status >= 100 && h.status != 101 // 101 takes the connection over, which nobody asked for
+	if h.status < 200 && !interim || h.status > 599 {
+		return &protocolError{"status " + strconv.Itoa(h.status)}
+	}
+	if !isValue(line[12 : len(line)-1]) {
+		return &protocolError{"malformed status line"}
+	}
+	h.close = old
+	return nil
+}
+
+// hasToken says whether a list with commas holds a word.
+func hasToken(list []byte, word string) bool {
+	for item := range bytes.SplitSeq(list, []byte{','}) {
+		if equalFold(trim(item), word) {
+			return true
+		}
+	}
+	return false
 }
 
 // Fields by which an instance says more than a status can.

@@ -48,7 +48,7 @@ func TestParseHead(t *testing.T) {
 		{ok + ": x\r\ncontent-length: 5\r\n", "POST", 0, 0},
 		{ok + strings.Repeat("a: b\r\n", maxAnswerFields+1) + "content-length: 5\r\n", "POST", 0, 0},
 	} {
-		h, err := parseHead([]byte(c.in), c.method)
+		h, err := parseHead([]byte(c.in), c.method, false)
 		if (err == nil) != (c.status != 0) || err == nil && (h.status != c.status || h.length != c.length) {
 			t.Errorf("%.80q for %s: status %d, length %d, %v; want %d, %d",
 				c.in, c.method, h.status, h.length, err, c.status, c.length)
@@ -74,7 +74,7 @@ func TestAnswerKeepsFields(t *testing.T) {
 				want = append(want, Field{name, value})
 			}
 		}
-		h, err := parseHead([]byte(head), "POST")
+		h, err := parseHead([]byte(head), "POST", false)
 		if err != nil {
 			t.Fatalf("%q: %v", head, err)
 		}
@@ -93,7 +93,7 @@ func TestParseHeadSurvivesAnything(t *testing.T) {
 			}),
 			rapid.StringN(0, 5, -1),
 		)).Draw(t, "parts")
-		h, err := parseHead([]byte(strings.Join(parts, "")+"\r\n"), "POST")
+		h, err := parseHead([]byte(strings.Join(parts, "")+"\r\n"), "POST", false)
 		if err == nil && (h.status < 200 || h.length < -1) {
 			t.Fatalf("%q: status %d, length %d", parts, h.status, h.length)
 		}

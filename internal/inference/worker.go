@@ -57,23 +57,12 @@ func (w *worker) mind(ctx context.Context) {
 
 // backOff waits before the n-th restart in a row: none before the first.
 func (w *worker) backOff(ctx context.Context, failures int) bool {
-	b := w.pool.cfg.BackOff
-	if failures <= 1 {
+	wait := w.pool.cfg.BackOff.wait(failures)
+	if wait == 0 {
 		return ctx.Err() == nil
 	}
-	wait := b.Max
-	if shift := failures - 2; shift < 20 && b.First<<shift < b.Max {
-		wait = b.First << shift
-	}
 	w.set(StateBackOff, nil)
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
+	return sleep(ctx, wait)
 }
 
 // live is the life of one process, from launch to its end or the pool's. good: it was ready for BackOff.Reset.
