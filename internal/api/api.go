@@ -45,8 +45,8 @@ type Config struct {
 	Uploads *artifact.Uploads
 	// Identity answers token requests on the paths that it handles; nil: none do.
 	Identity *Identity
-	// ScoringURI gives the URL that an endpoint is called at, SwaggerURI that of its description.
-	ScoringURI func(endpoint string) string
+	// ScoringURI gives the URL that an endpoint is called at, SwaggerURI that of its description. path is the last part.
+	ScoringURI func(endpoint, path string) string
 	SwaggerURI func(endpoint string) string
 	// PublicURL is the base of links (https://HOST:PORT); empty: the host that the request named.
 	PublicURL string

@@ -30,7 +30,7 @@ func (c *call) endpoint(e control.Endpoint) arm.Endpoint {
 	name := e.Meta.ID.Name
 	var scoring, swagger string
 	if e.Meta.State != online.StateCreating {
-		scoring, swagger = c.api.ScoringURI(name), c.api.SwaggerURI(name)
+		scoring, swagger = c.api.ScoringURI(name, e.ScoringPath), c.api.SwaggerURI(name)
 	}
 	return arm.NewEndpoint(e.Meta, e.Spec, e.Identity, scoring, swagger, c.added(arm.PropertyEndpointID, e.Meta.ID, e.LastOperation,
 		e.Spec.Location), e.Fault)

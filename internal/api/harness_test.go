@@ -152,7 +152,7 @@ func newSite(t testing.TB) *site {
 	who.Add(token2, online.Principal{ID: "2", Name: "mallory"})
 	s.api = New(Config{Control: service, Access: &who, Uploads: uploads,
 		Identity:   NewIdentity(s.identities, "", s.tick, log),
-		ScoringURI: func(e string) string { return "https://score/endpoints/" + e + "/score" },
+		ScoringURI: func(e, path string) string { return "https://score/endpoints/" + e + path },
 		SwaggerURI: func(e string) string { return "https://score/endpoints/" + e + "/swagger.json" },
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			_,

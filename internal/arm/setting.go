@@ -49,6 +49,13 @@ var settings = []setting{
 			}
 			return FormatDuration(s.Batching.MaxWait)
 		}},
+	{online.PropertyCommand,
+		func(s *online.DeploymentSpec, text string) error {
+			s.Command = text
+			_, err := online.SplitCommand(text)
+			return err
+		},
+		func(s *online.DeploymentSpec) string { return s.Command }},
 	{online.PropertyCacheMaxBytes,
 		func(s *online.DeploymentSpec, text string) (err error) {
 			cacheOf(s).MaxBytes, err = positiveCount(text)

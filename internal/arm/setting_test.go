@@ -17,6 +17,7 @@ func TestSettings(t *testing.T) {
 		"team": "risk", "portico.response-cache.ttl": "PT1M", "portico.response-cache.max-bytes": "1048576",
 		"portico.response-cache.vary": "accept-language,x-tenant",
 		"portico.batching.max-size":   "16", "portico.batching.max-wait": "PT0.007S",
+		"portico.command": "python 'my server.py' --port {port}",
 	}
 	for _, known := range settings {
 		if given[known.name] == "" {
@@ -39,8 +40,8 @@ func TestSettings(t *testing.T) {
 	again, faults := shown.Domain()
 	again.Spec.Default()
 	r.Spec.Properties, again.Spec.Properties = nil, nil
-	was, _ := json.Marshal([]any{r.Spec.Cache, r.Spec.Batching})
-	is, _ := json.Marshal([]any{again.Spec.Cache, again.Spec.Batching})
+	was, _ := json.Marshal([]any{r.Spec.Cache, r.Spec.Batching, r.Spec.Command})
+	is, _ := json.Marshal([]any{again.Spec.Cache, again.Spec.Batching, again.Spec.Command})
 	if len(faults) > 0 || string(was) != string(is) {
 		t.Errorf("sent back %s, was %s, %v", is, was, faults)
 	}

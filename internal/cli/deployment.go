@@ -116,6 +116,9 @@ func (a *App) deploymentCreate(g *globalFlags) *cobra.Command {
 // putDeployment registers the assets, puts the deployment and waits for it.
 func (s *session) putDeployment(ctx context.Context, d deploymentName, f *deploymentFile, base, etag string,
 	noWait bool) error {
+	if err := f.mergeCommand(); err != nil {
+		return err
+	}
 	if err := f.Batching.mergeInto(&f.Properties); err != nil {
 		return err
 	}

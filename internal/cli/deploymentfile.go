@@ -1,6 +1,9 @@
 package cli
 
-import "portico/internal/arm"
+import (
+	"portico/internal/arm"
+	"portico/internal/online"
+)
 
 // deploymentFile is the managedOnlineDeployment schema: what a person writes, and what the deployment commands
 // print.
@@ -15,6 +18,7 @@ type deploymentFile struct {
 	Properties               map[string]string  `json:"properties"`
 	Model                    *modelRef          `json:"model,omitempty"`
 	ModelMountPath           string             `json:"model_mount_path,omitempty"`
+	Command                  string             `json:"command,omitempty"` // of a custom server; Portico's own key
 	CodeConfiguration        *codeFile          `json:"code_configuration,omitempty"`
 	Environment              *environmentRef    `json:"environment,omitempty"`
 	EnvironmentVariables     map[string]string  `json:"environment_variables"`
@@ -124,6 +128,14 @@ func (f *deploymentFile) wire(ids resolvedAssets) *arm.Deployment {
 	return out
 }
 
+// mergeCommand adds the command to the other properties, where it stands on the wire.
+func (f *deploymentFile) mergeCommand() error {
+	if f.Command == "" {
+		return nil
+	}
+	return addSettings(&f.Properties, "command", map[string]string{online.PropertyCommand: f.Command})
+}
+
 func isTrue(b *bool) bool { return b != nil && *b }
 
 func (f *probeFile) wire() *arm.Probe {
@@ -153,6 +165,8 @@ func deploymentFromWire(w *arm.Deployment) *deploymentFile {
 		Location:            w.Location, ProvisioningState: p.ProvisioningState, Instances: p.Instances, Error: p.ServiceError,
 		CreationContext: createdFromWire(w.SystemData), ResourceGroup: segment(w.ID, "resourceGroups"),
 	}
+	f.Command = f.Properties[online.PropertyCommand]
+	delete(f.Properties, online.PropertyCommand)
 	f.Batching = batchingFromProperties(f.Properties)
 	f.ResponseCache = cacheFromProperties(f.Properties)
 	for _, stage := range p.Stages {

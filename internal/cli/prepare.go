@@ -81,12 +81,16 @@ func (s *session) checkLocal(f *deploymentFile, base string) error {
 	if c == nil || c.Code == "" || isReference(c.Code) {
 		return nil
 	}
-	if c.ScoringScript == "" {
+	custom := f.Command != "" || f.Properties[online.PropertyCommand] != ""
+	if c.ScoringScript == "" && !custom {
 		return usagef("code_configuration.scoring_script is required with code")
 	}
 	dir := resolvePath(base, c.Code)
 	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
 		return usagef("code_configuration.code: %s is not a folder", dir)
+	}
+	if c.ScoringScript == "" {
+		return nil
 	}
 	script := filepath.Join(dir, filepath.FromSlash(c.ScoringScript))
 	if info, err := os.Stat(script); errors.Is(err, fs.ErrNotExist) || err == nil && info.IsDir() {

@@ -39,6 +39,9 @@ type Template struct {
 	// Headerless refuses scripts that read the header of requests.
 	Headerless bool
 	Variables  map[string]online.Secret
+	// Server is set when the instance is a server that somebody else wrote, in place of workers; Python and CodeDir may
+	// be empty then.
+	Server *Server
 
 	Workers        int // processes of one instance (WORKER_COUNT)
 	MaxConcurrent  int // requests that the instance admits
@@ -47,6 +50,14 @@ type Template struct {
 	Liveness       online.Probe
 	Readiness      online.Probe
 	Startup        *online.Probe
+}
+
+// Server says how a server that somebody else wrote is started and asked.
+type Server struct {
+	Command []string // words with placeholders, see online.ExpandCommand
+	Routes  online.InferenceConfig
+	// ModelMount is where the model appears, where the engine can show it at another path than its own.
+	ModelMount string
 }
 
 // Instance is one running (or waiting) copy of a template.

@@ -116,9 +116,9 @@ func (s *Service) checkAsset(ctx context.Context, c Caller, id online.ID,
 
 // checkEnvironmentSpec says why an environment can never be built, and what a build will not honour.
 func checkEnvironmentSpec(e *online.EnvironmentSpec) (notes []string, fault *online.Error) {
-	if e.Image == "" && e.CondaFile == "" && e.Requirements == "" {
+	if e.Image == "" && e.CondaFile == "" && e.Requirements == "" && e.InferenceConfig == (online.InferenceConfig{}) {
 		return nil, online.Errorf(online.CodeBadArgument, "properties",
-			"an environment needs a condaFile, requirements or an image")
+			"an environment needs a condaFile, requirements or an image, or the inferenceConfig of a custom server that needs none of them")
 	}
 	notes, err := environment.Check(*e)
 	if err != nil {

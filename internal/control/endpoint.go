@@ -20,6 +20,7 @@ type Endpoint struct {
 	Identity      arm.Identity  // with its principals
 	Fault         *online.Error // why the state is Failed
 	LastOperation string        // id of the newest operation; empty when none is known
+	ScoringPath   string        // the last part of its scoring URL
 }
 
 // PutEndpoint is the wish for a whole endpoint.
@@ -330,6 +331,34 @@ func (s *Service) GetEndpoint(ctx context.Context, c Caller, w online.WorkspaceI
 	return out, err
 }
 
+// scoringPath is the path on which the deployments with live traffic agree (all of them while none has any). Every
+// deployment answers the default one, so that is it when they differ.
+func scoringPath(r store.Reader, e *store.Endpoint) (string, error) {
+	all, err := store.List[online.DeploymentSpec, online.DeploymentStatus](r, e.ID.Workspace.Deployment(e.ID.Name, "").Prefix(), store.Page{})
+	if err != nil {
+		return "", fmt.Errorf("list deployments of %s: %w", e.ID.Name, err)
+	}
+	live := 0
+	for _, share := range e.Spec.Traffic {
+		live += share
+	}
+	path := ""
+	for _, d := range all {
+		if !d.Deleting.IsZero() || live > 0 && e.Spec.Traffic[d.ID.Name] == 0 {
+			continue
+		}
+		if at := d.Spec.ScoringPath(); path == "" || path == at {
+			path = at
+		} else {
+			return online.DefaultScoringPath, nil
+		}
+	}
+	if path == "" {
+		path = online.DefaultScoringPath
+	}
+	return path, nil
+}
+
 func (s *Service) readEndpoint(r store.Reader, rec *store.Record) (Endpoint, error) {
 	e, err := store.Decode[online.EndpointSpec, online.EndpointStatus](rec)
 	if err != nil {
@@ -341,6 +370,9 @@ func (s *Service) readEndpoint(r store.Reader, rec *store.Record) (Endpoint, err
 		out.Fault = e.Status.Error
 	}
 	if out.Identity, err = s.endpointIdentity(r, rec, &e.Spec.Identity); err != nil {
+		return Endpoint{}, err
+	}
+	if out.ScoringPath, err = scoringPath(r, e); err != nil {
 		return Endpoint{}, err
 	}
 	ops, err := r.Operations(rec.UID, false)

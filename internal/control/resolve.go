@@ -11,6 +11,7 @@ import (
 	"portico/internal/environment"
 	"portico/internal/mlflow"
 	"portico/internal/online"
+	"portico/internal/route"
 	"portico/internal/store"
 )
 
@@ -24,6 +25,13 @@ func (s *Service) resolve(tx store.Tx, c Caller, w online.WorkspaceID, spec *onl
 	in arm.DeploymentRequest) ([]*online.Error, error) {
 	var faults []*online.Error
 	var model *online.AssetSpec
+	if spec.Command != "" {
+		spec.Runtime = online.RuntimeServer
+		if in.Environment == "" {
+			faults = append(faults, online.Errorf(online.CodeBadArgument, "properties.environmentId",
+				"a command needs an environment whose inferenceConfig says where its server answers"))
+		}
+	}
 	for _, r := range []struct {
 		ref    string
 		kind   online.Kind
@@ -35,7 +43,8 @@ func (s *Service) resolve(tx store.Tx, c Caller, w online.WorkspaceID, spec *onl
 			func(a *online.AssetSpec, _ string) *online.Error { model = a; return nil }},
 		{in.Code, online.KindCode, "properties.codeConfiguration.codeId", &spec.Code,
 			func(a *online.AssetSpec, _ string) *online.Error { return s.checkScript(a, spec.ScoringScript) }},
-		{in.Environment, online.KindEnvironment, "properties.environmentId", &spec.Environment, s.checkEnvironment},
+		{in.Environment, online.KindEnvironment, "properties.environmentId", &spec.Environment,
+			func(a *online.AssetSpec, target string) *online.Error { return checkEnvironment(spec, a, target) }},
 	} {
 		if r.ref == "" {
 			continue
@@ -58,7 +67,7 @@ func (s *Service) resolve(tx store.Tx, c Caller, w online.WorkspaceID, spec *onl
 		faults = append(faults, online.Errorf(online.CodeBadArgument, "properties.codeConfiguration.codeId",
 			"codeConfiguration names a scoring script but no code; give codeId"))
 	}
-	if in.Code == "" && spec.ScoringScript == "" && model != nil {
+	if in.Code == "" && spec.ScoringScript == "" && model != nil && spec.Runtime == "" {
 		var fault *online.Error
 		if spec.Runtime, fault = s.runtimeOf(model, in.Environment == ""); fault != nil {
 			faults = append(faults, fault)
@@ -205,16 +214,35 @@ func moveTarget(err error, target string) error {
 	return err
 }
 
-// checkEnvironment says why a registered environment cannot be deployed.
-func (s *Service) checkEnvironment(a *online.AssetSpec, target string) *online.Error {
+// checkEnvironment says why a registered environment cannot be deployed. A custom server's routes become part of its spec.
+func checkEnvironment(spec *online.DeploymentSpec, a *online.AssetSpec, target string) *online.Error {
 	e := a.Environment
-	if e != nil && e.InferenceConfig != (online.InferenceConfig{}) {
-		return online.Errorf(online.CodeNotImplemented, target,
-			"the environment has an inferenceConfig, which says where the server inside an image answers, and images are not run yet; register one without it")
+	if e == nil {
+		return online.Errorf(online.CodeBadArgument, target, "the environment has no content; register it again")
 	}
-	if e == nil || e.CondaFile == "" && e.Requirements == "" && e.Curated == "" {
+	packages := e.CondaFile != "" || e.Requirements != "" || e.Curated != ""
+	switch routes := e.InferenceConfig; {
+	case spec.Runtime == online.RuntimeServer:
+		spec.Inference = routes
+		for _, r := range []struct {
+			name string
+			of   online.Route
+		}{{"livenessRoute", routes.Liveness}, {"readinessRoute", routes.Readiness}, {"scoringRoute", routes.Scoring}} {
+			if r.of == (online.Route{}) {
+				return online.Errorf(online.CodeBadArgument, target,
+					"the environment's inferenceConfig lacks %s; a custom server needs livenessRoute, readinessRoute and scoringRoute, each with path and port", r.name)
+			}
+			if _, ok := route.Clean(r.of.Path); !ok {
+				return online.Errorf(online.CodeBadArgument, target, "the path of the environment's %s, %.80q, is not one of a URL", r.name, r.of.Path)
+			}
+		}
+		return nil
+	case routes != (online.InferenceConfig{}) && packages:
 		return online.Errorf(online.CodeNotImplemented, target,
-			"the environment is an image alone, and images are not run yet; register one with a conda file or pip requirements")
+			"the environment has an inferenceConfig, which is for custom servers, and the deployment runs a scoring script; register one without it, or give the command of the server in the property %s", online.PropertyCommand)
+	case !packages:
+		return online.Errorf(online.CodeNotImplemented, target,
+			"the environment is an image alone, and images are not run yet; give the command that its server is started with in the property %s, with an environment that has its Python packages where it needs some, or register one with a conda file or pip requirements for a scoring script", online.PropertyCommand)
 	}
 	return nil
 }

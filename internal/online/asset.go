@@ -30,11 +30,11 @@ type EnvironmentSpec struct {
 	Requirements string `json:"requirements,omitempty"` // pip requirements text
 	OSType       string `json:"osType,omitempty"`
 	Curated      string `json:"curated,omitempty"` // name of a curated environment that ships with Portico
-	// InferenceConfig is recorded; nothing runs an image's own server yet, so no deployment can use it.
+	// InferenceConfig says where a custom server answers.
 	InferenceConfig InferenceConfig `json:"inferenceConfig,omitzero"`
 }
 
-// InferenceConfig says where the server inside an image answers.
+// InferenceConfig says where a custom server answers.
 type InferenceConfig struct {
 	Liveness  Route `json:"liveness,omitzero"`
 	Readiness Route `json:"readiness,omitzero"`

@@ -21,8 +21,10 @@ type DeploymentSpec struct {
 	InstanceCount        int               `json:"instanceCount"` // sku.capacity on the wire
 	Model                *AssetRef         `json:"model,omitempty"`
 	Code                 *AssetRef         `json:"code,omitempty"`
-	ScoringScript        string            `json:"scoringScript,omitempty"` // slash-separated, relative to the code
-	Runtime              Runtime           `json:"runtime,omitempty"`       // what serves a model without code; set by control
+	ScoringScript        string            `json:"scoringScript,omitempty"`  // slash-separated, relative to the code
+	Runtime              Runtime           `json:"runtime,omitempty"`        // what serves a model without code; set by control
+	Command              string            `json:"command,omitempty"`        // of a custom server, as it was typed; see SplitCommand
+	Inference            InferenceConfig   `json:"inferenceConfig,omitzero"` // of a custom server: the environment's; set by control
 	Environment          *AssetRef         `json:"environment,omitempty"`
 	EnvironmentVariables map[string]Secret `json:"-"` // sealed beside the spec, see store.Record.Secrets
 	ModelMountPath       string            `json:"modelMountPath,omitempty"`
@@ -41,8 +43,11 @@ type DeploymentSpec struct {
 // Runtime is what runs in the instances of a deployment without a scoring script.
 type Runtime string
 
-// RuntimeMLflow loads the model with MLflow. Without a script and without a runtime nothing could answer.
-const RuntimeMLflow Runtime = "mlflow"
+// The runtimes. Without a script and without a runtime nothing could answer.
+const (
+	RuntimeMLflow Runtime = "mlflow" // loads the model with MLflow
+	RuntimeServer Runtime = "server" // runs Command, which answers HTTP at Inference
+)
 
 // AssetRef names one version of a registered asset. Control resolves labels (@latest) and names before it
 // stores a spec, so a stored reference always has all parts.
@@ -244,11 +249,11 @@ func (s *DeploymentSpec) Validate(types Catalogue) []*Error {
 			add(CodeBadArgument, "properties.codeConfiguration.scoringScript", "scoring script %.80q must be a relative path inside the code", s.ScoringScript)
 		}
 	}
-	if s.Code != nil && s.ScoringScript == "" {
+	if s.Code != nil && s.ScoringScript == "" && s.Runtime != RuntimeServer {
 		add(CodeBadArgument, "properties.codeConfiguration.scoringScript", "a scoring script is required with code")
 	}
 	if s.Code == nil && s.Runtime == "" {
-		add(CodeNotImplemented, "properties.codeConfiguration", "a deployment without code needs an MLflow model, which this is not: it has no MLmodel file in its folder or its only sub-folder; Triton models and custom containers are not implemented yet; give code_configuration with a scoring script")
+		add(CodeNotImplemented, "properties.codeConfiguration", "a deployment without code needs an MLflow model, which this is not: it has no MLmodel file in its folder or its only sub-folder; Triton models are not implemented yet; give code_configuration with a scoring script, or a command that serves it in the property %s", PropertyCommand)
 	}
 	if s.Code != nil && s.Environment == nil {
 		add(CodeBadArgument, "properties.environmentId", "an environment is required with a scoring script")
@@ -281,9 +286,7 @@ func (s *DeploymentSpec) Validate(types Catalogue) []*Error {
 	default:
 		add(CodeBadArgument, "properties.egressPublicNetworkAccess", "egressPublicNetworkAccess %.40q is not one of Enabled, Disabled", s.EgressPublicAccess)
 	}
-	if s.ModelMountPath != "" {
-		add(CodeNotImplemented, "properties.modelMountPath", "modelMountPath is for custom containers, which are not implemented yet; leave it out")
-	}
+	faults = append(faults, s.validateServer()...)
 	if s.AppInsightsEnabled {
 		add(CodeNotImplemented, "properties.appInsightsEnabled", "appInsightsEnabled is not implemented yet; leave it false")
 	}

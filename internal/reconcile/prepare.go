@@ -153,6 +153,10 @@ func (p *preparations) openMLflow(d *store.Deployment, asset *online.AssetSpec) 
 func environmentOf(asset *online.AssetSpec, model *mlflow.Model, progress io.Writer) (
 	spec *online.EnvironmentSpec, target string, err error) {
 	if asset != nil && asset.Environment != nil {
+		if e := asset.Environment; e.CondaFile == "" && e.Requirements == "" && e.Curated == "" {
+			fmt.Fprintf(progress, "the environment has no Python packages: the command runs with the system's programs\n")
+			return nil, "", nil // only custom servers are deployed with such a one
+		}
 		return asset.Environment, "properties.environmentId", nil
 	}
 	if model == nil {

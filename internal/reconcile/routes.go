@@ -49,6 +49,7 @@ func (l *Loop) publish(ctx context.Context) {
 type generation struct {
 	modelDigest string
 	paths       []route.Path
+	scoring     string // route.Deployment.ScoringPath
 }
 
 // table reads everything that the gateway must know. known remembers, across calls, what never changes.
@@ -94,12 +95,13 @@ func (l *Loop) table(ctx context.Context, known map[string]generation) (*route.T
 				rd := route.Deployment{
 					Name: d.ID.Name, UID: d.UID, Request: d.Spec.Request, MaxInstances: d.Spec.InstanceCount,
 					Generation: d.Generation, Cache: d.Spec.Cache,
-					Instances: l.ready(r, d, sets[d.UID], known, seen), Paths: paths(&d.Spec),
-					ID: d.ID, Collector: d.Spec.DataCollector,
+					Instances: l.ready(r, d, sets[d.UID], known, seen),
+					ID:        d.ID, Collector: d.Spec.DataCollector,
 				}
+				rd.Paths, rd.ScoringPath = paths(&d.Spec)
 				// What serves decides what may be asked for: until an update has come to its end that is the set before it.
 				if c := d.Status.Current; c != nil && seen[c.ID] {
-					rd.Paths = known[c.ID].paths
+					rd.Paths, rd.ScoringPath = known[c.ID].paths, known[c.ID].scoring
 				}
 				re.Deployments = append(re.Deployments, rd)
 			}
@@ -146,12 +148,18 @@ func keys(r store.Reader, uid string) ([][32]byte, error) {
 	return out, nil
 }
 
-// paths are those below the endpoint's URL that a deployment answers.
-func paths(spec *online.DeploymentSpec) []route.Path {
-	if spec.Runtime == online.RuntimeMLflow {
-		return mlflowPaths
+// paths are those below the endpoint's URL that a deployment answers, and what /score stands for where it is none of
+// them.
+func paths(spec *online.DeploymentSpec) (admitted []route.Path, scoring string) {
+	switch spec.Runtime {
+	case online.RuntimeMLflow:
+		return mlflowPaths, ""
+	case online.RuntimeServer:
+		// Control let only paths in that have a clean form.
+		scoring, _ = route.Clean(spec.Inference.Scoring.Path)
+		return []route.Path{{Path: scoring}}, scoring
 	}
-	return route.ScriptPaths
+	return route.ScriptPaths, ""
 }
 
 // mlflowPaths adds what MLflow's own server answers.
@@ -183,9 +191,10 @@ func (l *Loop) ready(r store.Reader, d *store.Deployment, sets []compute.Set, kn
 func describe(r store.Reader, d *store.Deployment, number int64) generation {
 	made := *d
 	if number != d.Generation && readRevision(r, &made, number) != nil {
-		return generation{paths: paths(&d.Spec)}
+		made.Spec = d.Spec
 	}
-	out := generation{paths: paths(&made.Spec)}
+	var out generation
+	out.paths, out.scoring = paths(&made.Spec)
 	if made.Spec.Model == nil {
 		return out
 	}

@@ -35,6 +35,9 @@ func Digest(spec *online.DeploymentSpec) string {
 	if headerless(spec) {
 		_ = enc.Encode("headerless")
 	}
+	if spec.Runtime == online.RuntimeServer {
+		_ = enc.Encode([]any{spec.Command, spec.Inference, spec.ModelMountPath})
+	}
 	for _, name := range slices.Sorted(maps.Keys(spec.EnvironmentVariables)) {
 		_ = enc.Encode([]string{name, spec.EnvironmentVariables[name].Reveal()})
 	}
@@ -57,12 +60,21 @@ func template(d *store.Deployment, set *online.SetStatus, p *prepared, types onl
 	if fault != nil {
 		return compute.Template{}, fault
 	}
+	var server *compute.Server
+	if d.Spec.Runtime == online.RuntimeServer {
+		words, err := online.SplitCommand(d.Spec.Command)
+		if err != nil {
+			return compute.Template{}, fmt.Errorf("read the command: %w", err)
+		}
+		server = &compute.Server{Command: words, Routes: d.Spec.Inference, ModelMount: d.Spec.ModelMount()}
+		workers = 1
+	}
 	return compute.Template{
 		Set: set.ID, Generation: set.Generation, Digest: set.Template,
 		Endpoint: d.ID.Parent, Deployment: d.ID.Name, DeploymentID: d.ID, UID: d.UID, Type: itype,
 		Python: p.environment.Python, EnvironmentID: p.environment.ID,
 		CodeDir: p.codeDir, ScoringScript: d.Spec.ScoringScript, ModelDir: p.modelDir, ModelDigest: p.modelDigest,
-		MLflowModel: p.mlflowModel, Headerless: headerless(&d.Spec),
+		MLflowModel: p.mlflowModel, Server: server, Headerless: headerless(&d.Spec),
 		Variables: variables(&d.Spec),
 		Workers:   workers, MaxConcurrent: d.Spec.Request.MaxConcurrent, RequestTimeout: d.Spec.Request.Timeout,
 		Batching: d.Spec.Batching,

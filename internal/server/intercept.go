@@ -48,12 +48,10 @@ func (s *serving) openInterception(context.Context) error {
 // links to those names.
 func (s *serving) interceptedManagement() *http.Server {
 	cfg := s.apiConfig()
-	uri := func(page string) func(string) string {
-		return func(endpoint string) string {
-			return "https://" + endpoint + "." + s.intercept.names.ScoringDomain() + "/" + page
-		}
+	cfg.ScoringURI = func(endpoint, path string) string {
+		return "https://" + endpoint + "." + s.intercept.names.ScoringDomain() + path
 	}
-	cfg.ScoringURI, cfg.SwaggerURI = uri("score"), uri("swagger.json")
+	cfg.SwaggerURI = func(endpoint string) string { return cfg.ScoringURI(endpoint, "/swagger.json") }
 	cfg.StorageAccount = storageAccount
 	srv := api.NewServer(api.New(cfg))
 	srv.Handler, srv.ConnContext = intercept.OneHost(srv.Handler), intercept.ConnContext

@@ -397,21 +397,21 @@ func (s *serving) managementURL() string { return "https://" + reachable(s.manag
 func (s *serving) scoringURL() string    { return "https://" + reachable(s.scoring, s.cfg.Hosts...) }
 
 // scoringURI is an endpoint's stable address.
-func (s *serving) scoringURI(endpoint string) string { return s.endpointURL(endpoint, "score") }
+func (s *serving) scoringURI(endpoint, path string) string { return s.endpointURL(endpoint, path) }
 
 // swaggerURI is where an endpoint describes itself.
-func (s *serving) swaggerURI(endpoint string) string { return s.endpointURL(endpoint, "swagger.json") }
+func (s *serving) swaggerURI(endpoint string) string { return s.endpointURL(endpoint, "/swagger.json") }
 
-func (s *serving) endpointURL(endpoint, page string) string {
+func (s *serving) endpointURL(endpoint, path string) string {
 	if s.cfg.Domain == "" {
-		return s.scoringURL() + "/endpoints/" + endpoint + "/" + page
+		return s.scoringURL() + "/endpoints/" + endpoint + path
 	}
 	_, port, _ := net.SplitHostPort(s.scoring.Addr().String()) // the address of a TCP listener always splits
 	host := endpoint + "." + s.cfg.Domain
 	if port != "443" {
 		host = net.JoinHostPort(host, port)
 	}
-	return "https://" + host + "/" + page
+	return "https://" + host + path
 }
 
 // reachable is an address that a client can use. A listener on every address is reached by the first of hosts; when

@@ -51,7 +51,7 @@ type Backend struct {
 // New opens the engine: it reaches the host (starting one if none runs), learns what runs and takes it up again.
 // Instances of which no process is left are started. Exactly one of Close and Stop must be called.
 func New(ctx context.Context, cfg Config, logger *slog.Logger) (*Backend, error) {
-	return open(ctx, cfg, logger, (*Backend).newPool)
+	return open(ctx, cfg, logger, (*Backend).newBody)
 }
 
 // open is New with another kind of body.

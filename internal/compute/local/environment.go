@@ -23,7 +23,7 @@ const systemPath = "/usr/local/bin:/usr/bin:/bin"
 func environment(t *compute.Template, instance, scratch string, machineCPUs int, gpus []int) map[string]online.Secret {
 	threads := strconv.Itoa(threadsPerWorker(t, machineCPUs))
 	env := map[string]online.Secret{
-		"PATH":                    online.Secret(filepath.Dir(t.Python) + ":" + systemPath),
+		"PATH":                    online.Secret(searchPath(t)),
 		"LANG":                    "C.UTF-8",
 		"PYTHONUNBUFFERED":        "1",
 		"PYTHONDONTWRITEBYTECODE": "1", // code and environment are read-only
@@ -49,7 +49,9 @@ func environment(t *compute.Template, instance, scratch string, machineCPUs int,
 	if t.Headerless {
 		env[inference.VariableHeaderless] = "1"
 	}
-	env["WORKER_COUNT"] = online.Secret(strconv.Itoa(t.Workers))
+	if t.Server == nil {
+		env["WORKER_COUNT"] = online.Secret(strconv.Itoa(t.Workers))
+	}
 	env["HOME"] = online.Secret(scratch)
 	env["TMPDIR"] = online.Secret(scratch)
 	if t.ModelDir != "" {
@@ -58,10 +60,18 @@ func environment(t *compute.Template, instance, scratch string, machineCPUs int,
 	return env
 }
 
+// searchPath is where programs are looked for.
+func searchPath(t *compute.Template) string {
+	if t.Python == "" {
+		return systemPath
+	}
+	return filepath.Dir(t.Python) + ":" + systemPath
+}
+
 // appRoot is the folder of the code and the working directory. Without code it is the worker's own scratch: MLflow, and
 // models, write beside themselves.
 func appRoot(t *compute.Template, scratch string) string {
-	if t.MLflowModel != "" {
+	if t.MLflowModel != "" || t.CodeDir == "" {
 		return scratch
 	}
 	return t.CodeDir

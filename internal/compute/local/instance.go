@@ -15,7 +15,7 @@ import (
 	"portico/internal/online"
 )
 
-// body is what runs one instance and answers its calls: *inference.Pool.
+// body is what runs one instance and answers its calls: *inference.Pool, or *inference.Server.
 type body interface {
 	inference.Upstream
 	Watch(ctx context.Context) <-chan inference.Event
@@ -81,7 +81,15 @@ func (b *Backend) socketDir(instance string) string {
 	return filepath.Join(b.sockets, idEncoding.EncodeToString(digest[:socketNameBytes]))
 }
 
-// newPool is the body of an instance of this engine.
+// newBody is the body of an instance of this engine.
+func (b *Backend) newBody(i *instance) (body, error) {
+	if i.set.record.Template.Server != nil {
+		return b.newServer(i), nil
+	}
+	return b.newPool(i)
+}
+
+// newPool is the body of an instance of our own workers.
 func (b *Backend) newPool(i *instance) (body, error) {
 	dir := b.socketDir(i.record.ID)
 	if err := os.MkdirAll(dir, dirPrivate); err != nil {

@@ -42,6 +42,9 @@ func (l *launcher) Launch(ctx context.Context, spec inference.WorkerSpec) (infer
 		if p.start > record.Starts { // its start succeeded after nobody waited for it any more
 			l.b.started(l.instance, spec.Index, p.start)
 		}
+		if spec.Page == "" {
+			return p, nil
+		}
 		if _, err := os.Stat(spec.Page); err == nil {
 			return p, nil
 		}
@@ -117,11 +120,13 @@ func (l *launcher) socket(index int) string {
 
 // prepare makes what a new process finds and its pool needs: a way to its socket and an empty place to write.
 func (l *launcher) prepare(spec inference.WorkerSpec) error {
-	if err := os.Remove(spec.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove the old way to the socket: %w", err)
-	}
-	if err := os.Symlink(l.socket(spec.Index), spec.Socket); err != nil {
-		return fmt.Errorf("make the way to the socket: %w", err)
+	if spec.Socket != "" {
+		if err := os.Remove(spec.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("remove the old way to the socket: %w", err)
+		}
+		if err := os.Symlink(l.socket(spec.Index), spec.Socket); err != nil {
+			return fmt.Errorf("make the way to the socket: %w", err)
+		}
 	}
 	scratch := l.scratch(spec.Index)
 	if err := os.RemoveAll(scratch); err != nil {
@@ -151,7 +156,11 @@ func (l *launcher) argv() []string { return []string{l.template.Python, l.b.cfg.
 // processSpec describes a worker of this engine.
 func (l *launcher) processSpec(spec inference.WorkerSpec, start int) (host.ProcessSpec, error) {
 	t, scratch := l.template, l.scratch(spec.Index)
-	view, err := views(t, l.b.cfg.Runtime, scratch, l.gpus)
+	runtime := l.b.cfg.Runtime
+	if t.Server != nil {
+		runtime = "" // it does not use our worker
+	}
+	view, err := views(t, runtime, scratch, l.gpus)
 	if err != nil {
 		return host.ProcessSpec{}, err
 	}
@@ -201,12 +210,14 @@ func views(t *compute.Template, runtime, scratch string, gpus []int) ([]host.Vie
 		}
 		view = append(view, host.View{Path: filepath.Clean(part.path)})
 	}
-	python, err := interpreterPaths(t.Python)
-	if err != nil {
-		return nil, err
-	}
-	for _, p := range python {
-		view = append(view, host.View{Path: p})
+	if t.Python != "" {
+		python, err := interpreterPaths(t.Python)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range python {
+			view = append(view, host.View{Path: p})
+		}
 	}
 	return append(view, gpuView(gpus)...), nil
 }

@@ -239,6 +239,13 @@ func (l *link) start(ctx context.Context, spec host.ProcessSpec) (*process, erro
 	}
 }
 
+// mounts says whether processes have a file system of their own, in which a view can stand at another path.
+func (l *link) mounts() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.client != nil && l.client.Info().Capabilities.Mounts
+}
+
 // current is the newest process of an id, running or ended; nil when there is none.
 func (l *link) current(id string) *process {
 	l.mu.Lock()

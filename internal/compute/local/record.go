@@ -53,6 +53,7 @@ type instanceRecord struct {
 	Ended    time.Time           `json:"ended,omitzero"`
 	Draining bool                `json:"draining,omitempty"`
 	GPUs     []int               `json:"gpus,omitempty"`
+	Ports    map[int]int         `json:"ports,omitempty"` // that stand in for those which a custom server declares
 	Exit     *compute.Exit       `json:"exit,omitempty"`
 	Workers  []workerRecord      `json:"workers"`
 }

@@ -87,7 +87,9 @@ func checkTemplate(t *compute.Template, count int) error {
 		return fmt.Errorf("set id %.80q: use up to 63 of a-z, 0-9 and '-', not beginning with '-'", t.Set)
 	case t.Digest == "" || t.UID == "":
 		return fmt.Errorf("set %s has no digest or no deployment", t.Set)
-	case t.Python == "" || t.MLflowModel == "" && (t.CodeDir == "" || t.ScoringScript == ""):
+	case t.Server != nil && len(t.Server.Command) == 0:
+		return fmt.Errorf("set %s lacks a command", t.Set)
+	case t.Server == nil && (t.Python == "" || t.MLflowModel == "" && (t.CodeDir == "" || t.ScoringScript == "")):
 		return fmt.Errorf("set %s lacks an interpreter, or code with a scoring script", t.Set)
 	case t.Workers < 1 || t.MaxConcurrent < 1 || t.RequestTimeout <= 0:
 		return fmt.Errorf("set %s: workers, concurrent requests and request timeout must be positive", t.Set)
@@ -173,6 +175,9 @@ func (b *Backend) run(s *set, r instanceRecord) error {
 	i := &instance{set: s, record: r, state: online.InstancePending, leave: make(chan struct{})}
 	i.launcher = &launcher{b: b, template: &s.record.Template, instance: r.ID, gpus: r.GPUs}
 	i.launcher.describe = i.launcher.processSpec
+	if s.record.Template.Server != nil {
+		i.launcher.describe = i.launcher.serverSpec
+	}
 	// Known before its body is made: that begins at once to start workers, and asks for what is known of them.
 	b.instances[r.ID] = i
 	made, err := b.makeBody(i)
