@@ -19,6 +19,7 @@ import fcntl
 import gc
 import importlib
 import importlib.util
+import inspect
 import json
 import os
 import platform
@@ -27,9 +28,10 @@ import socket
 import sys
 import tempfile
 import time
+import uuid
 from typing import Any
 
-from . import forkstate, mlflowmodel
+from . import compat, forkstate, hints, http1, mlflowmodel, responses
 
 CONTROL_FD = 3
 MESSAGE_MAX = 4096  # bytes of a message of the supervisor on the control socket
@@ -65,6 +67,7 @@ class Unfit(Exception):
 
 def serve(names: list[str]) -> bool:
     """Import what is named and fork until the supervisor hangs up. True in a child that is to be a worker."""
+    gc.disable()  # what it frees would be holes, into which children then write
     control = socket.socket(fileno=CONTROL_FD)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the server
     try:
@@ -73,7 +76,7 @@ def serve(names: list[str]) -> bool:
     except Unfit as unfit:
         control.send(json.dumps({"unfit": str(unfit)}).encode())
         return False
-    gc.collect()
+    _warm()
     gc.freeze()  # the collector must not write to pages that children share
     control.send(json.dumps(report).encode())
     while True:
@@ -87,6 +90,7 @@ def serve(names: list[str]) -> bool:
             os.write(talk, json.dumps({"error": f"fork: {error.strerror}"}).encode() + b"\n")
             pid = -1
         if pid == 0:
+            gc.enable()
             control.close()
             high = fcntl.fcntl(talk, fcntl.F_DUPFD_CLOEXEC, HIGH_FD)
             os.close(talk)
@@ -94,6 +98,17 @@ def serve(names: list[str]) -> bool:
             return True
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def _warm() -> None:
+    """Do once what every worker does first, so that what it makes (patterns, codecs, caches) is there already."""
+    hints.find(forkstate.reseed)
+    inspect.signature(forkstate.reseed)
+    request = http1.parse_head(b"POST /score HTTP/1.1\r\ncontent-length: 0\r\nx-portico-number: 1")
+    request.number(b"x-portico-number")
+    responses.convert({"warm": [1, 2.5, "text"]})
+    str(uuid.uuid4()).encode("latin-1")
+    time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(0))
 
 
 def threads() -> int:
@@ -200,6 +215,13 @@ def _become(talk: socket.socket, tasks: list[int], isolate: bool) -> None:
             _drop(libc, uid)
         libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
         _say(talk, {})
+        # Meanwhile the supervisor makes the file system.
+        tempfile.tempdir = None  # it was that of the fork server
+        for path in [p for p, finder in sys.path_importer_cache.items() if finder is None]:
+            del sys.path_importer_cache[path]  # what was not there for the fork server may be there now
+        forkstate.reseed()
+        compat.offer()
+        _warm()  # now for the pages that it writes to, which are copied meanwhile
         plan, descriptors = _hear(talk)
         _take(plan, descriptors)
         _say(talk, {})
@@ -246,12 +268,7 @@ def _take(plan: dict[str, Any], descriptors: list[int]) -> None:
     os.chdir(plan["dir"] or "/")
     os.umask(0o022)
     sys.argv[:] = plan["argv"][1:]
-    tempfile.tempdir = None  # it was that of the fork server
     time.tzset()
-    for path in [p for p, finder in sys.path_importer_cache.items() if finder is None]:
-        del sys.path_importer_cache[path]  # what was not there for the fork server may be there now
-    importlib.invalidate_caches()
-    forkstate.reseed()
     forkstate.set_threads()
 
 

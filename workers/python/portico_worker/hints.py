@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import logging
+import tokenize
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,14 +48,22 @@ def look(run: Any) -> None:
 def find(run: Any) -> list[tuple[int, str]]:
     """The hints for a function, with the line of each. None when its source cannot be read."""
     try:
-        function = inspect.unwrap(run)
-        lines, first = inspect.getsourcelines(function)
-        source = inspect.cleandoc("\n" + "".join(lines))
+        code = inspect.unwrap(run).__code__
+        # inspect.getsource would look at every module there is, and a fork would have to copy them for that.
+        with tokenize.open(code.co_filename) as file:
+            source = file.read(SOURCE_MAX + 1)
         tree = ast.parse(source) if len(source) <= SOURCE_MAX else ast.Module([], [])
-    except (OSError, TypeError, SyntaxError, ValueError):
+    except (AttributeError, OSError, TypeError, SyntaxError, ValueError):
         return []
-    found = [(first + node.lineno - 1, text) for node, text in _hints(tree)]
-    return sorted(set(found))
+    functions = (
+        node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and _first(node) == code.co_firstlineno
+    )
+    return sorted({(node.lineno, text) for function in functions for node, text in _hints(ast.Module([function], []))})
+
+
+def _first(function: ast.FunctionDef) -> int:
+    """The line at which the function begins for Python: that of its first decorator."""
+    return min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
 
 
 def _hints(tree: ast.AST) -> Iterator[tuple[ast.stmt | ast.ExceptHandler, str]]:
