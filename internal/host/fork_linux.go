@@ -35,8 +35,9 @@ type forkServer struct {
 	ended chan struct{} // the process is no more
 	over  chan struct{} // nothing of it is left here
 
-	mu      sync.Mutex
-	waiting []*fork
+	mu       sync.Mutex
+	waiting  []*fork
+	prepared *fork // what the next one needs besides the child; nil: nothing
 }
 
 // fork is a child of a fork server: set up, without a plan, and not recorded, since it runs nothing that is the caller's.
@@ -107,11 +108,13 @@ func (s *supervisor) tend(f *forkServer) {
 		}
 	}
 	f.mu.Lock()
-	left := f.waiting
-	f.waiting = nil
+	left := append(f.waiting, f.prepared)
+	f.waiting, f.prepared = nil, nil
 	f.mu.Unlock()
 	for _, k := range left {
-		k.discard(s)
+		if k != nil {
+			k.discard(s)
+		}
 	}
 }
 
@@ -139,7 +142,8 @@ func (f *forkServer) hear() error {
 	return nil
 }
 
-// fill makes the spares that are missing and waits until one is taken; false at the end of the fork server.
+// fill makes the spares that are missing, prepares the next fork, and waits until one is taken; false at the end of the
+// fork server.
 func (f *forkServer) fill(s *supervisor) bool {
 	for {
 		f.mu.Lock()
@@ -148,7 +152,7 @@ func (f *forkServer) fill(s *supervisor) bool {
 		if missing <= 0 {
 			break
 		}
-		k, err := s.newFork(f)
+		k, err := s.newSpare(f)
 		if err != nil {
 			s.log.Warn("no spare was made", "id", f.p.rec.ID, "error", err)
 			break // the next start tells its caller
@@ -156,6 +160,14 @@ func (f *forkServer) fill(s *supervisor) bool {
 		f.mu.Lock()
 		f.waiting = append(f.waiting, k)
 		f.mu.Unlock()
+	}
+	if next, err := s.prepareFork(); err == nil { // an error is told when a fork is wanted
+		f.mu.Lock()
+		next, f.prepared = f.prepared, next
+		f.mu.Unlock()
+		if next != nil {
+			next.discard(s)
+		}
 	}
 	select {
 	case <-f.taken:
@@ -172,15 +184,12 @@ func (f *forkServer) take() *fork {
 	select {
 	case <-f.ended:
 		return nil
+	case f.taken <- struct{}{}:
 	default:
 	}
 	for len(f.waiting) > 0 {
 		k := f.waiting[0]
 		f.waiting = f.waiting[1:]
-		select {
-		case f.taken <- struct{}{}:
-		default:
-		}
 		if startTime(k.child.pid) != 0 {
 			return k
 		}
@@ -232,9 +241,9 @@ func (s *supervisor) forkServerOf(id string) (*forkServer, error) {
 	}
 }
 
-// setUpFork makes p a fork of what spec.From names. It does what setUp does for others, in the same order. Every error
-// but those of the caller's own making is ErrFork: a process that is started without a fork server may do better.
-func (s *supervisor) setUpFork(_ context.Context, p *proc, spec *ProcessSpec, undo *undoing) error {
+// setUpFork makes p a fork of what spec.From names. It does what setUp does for others. What the child is not needed for
+// comes first: without a spare it is being forked meanwhile.
+func (s *supervisor) setUpFork(p *proc, spec *ProcessSpec, undo *undoing) error {
 	f, err := s.forkServerOf(spec.From)
 	if err != nil {
 		return err
@@ -242,20 +251,19 @@ func (s *supervisor) setUpFork(_ context.Context, p *proc, spec *ProcessSpec, un
 	k := f.take()
 	p.rec.Spare = k != nil
 	if k == nil {
-		if k, err = s.newFork(f); err != nil {
+		if k, err = s.orderFork(f); err != nil {
 			return err
 		}
 	}
 	undo.add(func() { k.discard(s) })
-	p.child, p.user, p.rec.Cgroups, p.rec.From = k.child, k.user, k.cgroups, spec.From
-	p.rec.PID, p.rec.StartTime, p.rec.Started = k.child.pid, startTime(k.child.pid), time.Now().UTC()
-	if k.user != nil {
+	p.user, p.rec.Cgroups, p.rec.From = k.user, k.cgroups, spec.From
+	if k.root != nil {
 		p.rec.UID = k.user.uid
 		shown, err := give(spec.View, k.user.uid)
 		if err != nil {
 			return err
 		}
-		if err := k.root.show(shown); err != nil {
+		if err := k.root.add(shown); err != nil {
 			return err
 		}
 	}
@@ -271,6 +279,16 @@ func (s *supervisor) setUpFork(_ context.Context, p *proc, spec *ProcessSpec, un
 		return err
 	}
 	defer files.closePassed()
+	if !p.rec.Spare {
+		err = s.raiseFork(f, k)
+	} else if k.root != nil {
+		err = k.root.show()
+	}
+	if err != nil {
+		return err
+	}
+	p.child = k.child
+	p.rec.PID, p.rec.StartTime, p.rec.Started = k.child.pid, startTime(k.child.pid), time.Now().UTC()
 	if err := s.recordStart(p, undo); err != nil {
 		return err
 	}
@@ -328,7 +346,9 @@ func (k *fork) broke(err error) error {
 
 // hangUp lets go of what only the setting up needed.
 func (k *fork) hangUp() {
-	_ = k.talk.Close()
+	if k.talk != nil {
+		_ = k.talk.Close()
+	}
 	k.root.close()
 }
 
@@ -350,90 +370,130 @@ func (k *fork) discard(s *supervisor) {
 	}
 }
 
-// newFork has the fork server fork, and sets the child up until it waits for its plan.
-func (s *supervisor) newFork(f *forkServer) (_ *fork, err error) {
-	k := &fork{}
+// prepareFork makes what a fork needs besides the child: a user id, cgroups and a root file system.
+func (s *supervisor) prepareFork() (k *fork, err error) {
+	k = &fork{}
 	defer func() {
 		if err != nil {
 			k.discard(s)
 		}
 	}()
-	isolate := s.capable.Users
-	if isolate {
-		if k.user, err = s.platform.users.take(); err != nil {
-			return nil, err
-		}
+	if k.cgroups, err = s.platform.makeCgroups("fork."+newMark(), Limits{}); err != nil || !s.capable.Users {
+		return k, err
 	}
-	if k.cgroups, err = s.platform.makeCgroups("fork."+newMark(), Limits{}); err != nil {
-		return nil, err
+	if k.user, err = s.platform.users.take(); err != nil {
+		return k, err
 	}
-	pid, err := k.order(f, isolate)
+	if k.root, err = newForkRoot(s.mounts, k.user.uid); err != nil {
+		return k, fmt.Errorf("file system: %w", err)
+	}
+	return k, nil
+}
+
+// newSpare has the fork server fork, and sets the child up until it waits for its plan.
+func (s *supervisor) newSpare(f *forkServer) (*fork, error) {
+	k, err := s.orderFork(f)
 	if err != nil {
 		return nil, err
 	}
-	if k.child, err = s.children.adopt(pid); err != nil {
+	if err := s.raiseFork(f, k); err != nil {
+		k.discard(s)
 		return nil, err
+	}
+	return k, nil
+}
+
+// orderFork has the fork server fork, and does not wait for the child.
+func (s *supervisor) orderFork(f *forkServer) (k *fork, err error) {
+	f.mu.Lock()
+	k = f.prepared
+	f.prepared = nil
+	f.mu.Unlock()
+	if k == nil {
+		if k, err = s.prepareFork(); err != nil {
+			return nil, err
+		}
+	}
+	if err := k.order(f); err != nil {
+		k.discard(s)
+		return nil, err
+	}
+	return k, nil
+}
+
+// raiseFork sets up the child of an ordered fork until it waits for its plan.
+func (s *supervisor) raiseFork(f *forkServer, k *fork) error {
+	pid, err := k.born()
+	if err != nil {
+		return err
+	}
+	if k.child, err = s.children.adopt(pid); err != nil {
+		return err
 	}
 	if !inCgroups(pid, k.cgroups) {
 		if err := enterCgroups(k.cgroups, pid); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	identity := forkIdentity{}
-	if isolate {
+	if k.user != nil {
 		identity.UID = k.user.uid
 		if err := mapUser(pid, f.p.rec.PID, identity.UID); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if err := writeMessage(k.talk, identity, nil); err != nil {
-		return nil, k.broke(err)
+		return k.broke(err)
 	}
 	if err := k.hear(); err != nil {
-		return nil, err
+		return err
 	}
 	if err := checkFork(pid, identity.UID); err != nil {
-		return nil, err
+		return err
 	}
-	if isolate {
-		if k.root, err = buildRoot(s.mounts, pid, identity.UID); err != nil {
-			return nil, fmt.Errorf("file system: %w", err)
+	if k.root != nil {
+		if err := k.root.giveTo(pid); err != nil {
+			return fmt.Errorf("file system: %w", err)
 		}
 	}
-	return k, k.talk.SetDeadline(time.Time{})
+	return k.talk.SetDeadline(time.Time{})
 }
 
-// order asks for a fork and waits until it is born; its number is the kernel's word.
-func (k *fork) order(f *forkServer, isolate bool) (pid int, err error) {
+// order asks the fork server for a child.
+func (k *fork) order(f *forkServer) error {
 	ours, theirs, err := talkPair(unix.SOCK_STREAM)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	k.talk, k.lines = ours, bufio.NewReaderSize(ours, maxStageReport)
-	defer theirs.Close()
+	defer theirs.Close() // else its end would not be seen
 	rights := []int{int(theirs.Fd())}
 	tasks, err := openTasks(k.cgroups)
 	defer closeFiles(tasks)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	for _, t := range tasks {
 		rights = append(rights, int(t.Fd()))
 	}
 	deadline := time.Now().Add(forkTimeout)
 	if err := errors.Join(ours.SetDeadline(deadline), f.control.SetWriteDeadline(deadline)); err != nil {
-		return 0, err
+		return err
 	}
-	order, err := json.Marshal(forkOrder{Isolate: isolate})
+	order, err := json.Marshal(forkOrder{Isolate: k.user != nil})
 	if err != nil {
-		return 0, err
+		return err
 	}
 	if _, _, err := f.control.WriteMsgUnix(order, unix.UnixRights(rights...), nil); err != nil {
-		return 0, fmt.Errorf("order a fork: %w", err)
+		return fmt.Errorf("order a fork: %w", err)
 	}
-	_ = theirs.Close() // else its end would not be seen
+	return nil
+}
+
+// born waits until the child is there; its number is the kernel's word.
+func (k *fork) born() (pid int, err error) {
 	text, credentials := make([]byte, maxStageReport), make([]byte, unix.CmsgSpace(unix.SizeofUcred))
-	n, m, _, _, err := ours.ReadMsgUnix(text, credentials)
+	n, m, _, _, err := k.talk.ReadMsgUnix(text, credentials)
 	if err != nil || n == 0 {
 		return 0, fmt.Errorf("wait for a fork: the fork server hung up (%w)", err)
 	}

@@ -21,7 +21,7 @@ func (s *supervisor) reported(context.Context, *proc, Process) (Process, error) 
 	return Process{}, errNoFork
 }
 
-func (s *supervisor) setUpFork(context.Context, *proc, *ProcessSpec, *undoing) error {
+func (s *supervisor) setUpFork(*proc, *ProcessSpec, *undoing) error {
 	return errNoFork
 }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -86,6 +87,8 @@ type forkRoot struct {
 	mounts    *mounter
 	namespace *os.File
 	bases     []rootBase
+	trees     []placed // until they are in their places
+	views     []placed // the same
 }
 
 // rootBase is a file system in memory that is part of the tree.
@@ -99,25 +102,25 @@ func (r *forkRoot) close() {
 	if r == nil {
 		return
 	}
-	_ = r.namespace.Close()
+	closeTrees(r.trees)
+	closeTrees(r.views)
+	if r.namespace != nil {
+		_ = r.namespace.Close()
+	}
 	for _, b := range r.bases {
 		_ = b.tree.Close()
 		_ = b.root.Close()
 	}
 }
 
-// buildRoot gives a process that has a mount namespace of its own a root file system with all that every sandbox
-// shows, in place of the one that it has.
-func buildRoot(m *mounter, pid, uid int) (r *forkRoot, err error) {
+// newForkRoot makes a root file system with all that every sandbox shows, apart from any process.
+func newForkRoot(m *mounter, uid int) (r *forkRoot, err error) {
 	r = &forkRoot{mounts: m}
 	defer func() {
 		if err != nil {
 			r.close()
 		}
 	}()
-	if r.namespace, err = os.Open(fmt.Sprintf("/proc/%d/ns/mnt", pid)); err != nil {
-		return r, err
-	}
 	for _, b := range []struct {
 		at, mode string
 		bytes    int
@@ -133,18 +136,29 @@ func buildRoot(m *mounter, pid, uid int) (r *forkRoot, err error) {
 		}
 		r.bases = append(r.bases, rootBase{b.at, tree, root})
 	}
-	trees, err := r.system(uid)
-	defer closeTrees(trees)
-	if err != nil {
-		return r, err
+	r.trees, err = r.system(uid)
+	return r, err
+}
+
+// giveTo makes it the root of a process that has a mount namespace of its own, in place of the one that it has.
+func (r *forkRoot) giveTo(pid int) (err error) {
+	if r.namespace, err = os.Open(fmt.Sprintf("/proc/%d/ns/mnt", pid)); err != nil {
+		return withoutPath(err)
 	}
 	var again *os.File
-	err = m.in(r.namespace, func() (err error) { again, err = r.install(trees); return err })
+	err = r.mounts.in(r.namespace, func() (err error) {
+		if again, err = r.install(); err == nil {
+			err = r.attach()
+		}
+		return err
+	})
 	if err != nil {
-		return r, err
+		return err
 	}
 	defer again.Close()
-	return r, r.bases[0].reopen(again) // outside: /proc of the namespace does not know us
+	closeTrees(r.trees)
+	r.trees = nil
+	return r.bases[0].reopen(again) // outside: /proc of the namespace does not know us
 }
 
 // placed is a mount that is made and not yet in its place.
@@ -196,7 +210,7 @@ func (r *forkRoot) system(uid int) (trees []placed, err error) {
 
 // install runs inside the namespace: the new tree takes the place of the old one. The result is another mount of the
 // new root, which the child does not see and through which mount points can be made while its own is read-only.
-func (r *forkRoot) install(trees []placed) (again *os.File, err error) {
+func (r *forkRoot) install() (again *os.File, err error) {
 	root := int(r.bases[0].tree.Fd())
 	if err := unix.MoveMount(root, "", unix.AT_FDCWD, "/tmp", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return nil, fmt.Errorf("mount root: %w", err)
@@ -216,7 +230,7 @@ func (r *forkRoot) install(trees []placed) (again *os.File, err error) {
 		return nil, fmt.Errorf("mount /proc: %w", err)
 	}
 	defer func() { _ = unix.Close(processes) }()
-	all := append(trees, placed{r.bases[1].tree, "/tmp"}, placed{r.bases[2].tree, "/dev/shm"})
+	all := append(slices.Clone(r.trees), placed{r.bases[1].tree, "/tmp"}, placed{r.bases[2].tree, "/dev/shm"})
 	for _, t := range all {
 		if err := unix.MoveMount(int(t.tree.Fd()), "", root, t.at[1:], unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 			return nil, fmt.Errorf("mount %s: %w", t.at, err)
@@ -253,10 +267,8 @@ func (b *rootBase) reopen(tree *os.File) error {
 	return nil
 }
 
-// show puts views into the tree.
-func (r *forkRoot) show(views []binding) error {
-	var trees []placed
-	defer func() { closeTrees(trees) }()
+// add makes the mounts of views, and their mount points. They appear when the root is given away, or with show.
+func (r *forkRoot) add(views []binding) error {
 	for i, v := range views {
 		flags := uint64(unix.MOUNT_ATTR_NOSUID)
 		if !strings.HasPrefix(v.From, "/dev/") {
@@ -269,7 +281,7 @@ func (r *forkRoot) show(views []binding) error {
 		if err != nil {
 			return fmt.Errorf("view %s: %w", v.At, err)
 		}
-		trees = append(trees, placed{tree, v.At})
+		r.views = append(r.views, placed{tree, v.At})
 		if belowAny(v.At, views[:i]) {
 			continue // its mount point is part of another view
 		}
@@ -277,14 +289,22 @@ func (r *forkRoot) show(views []binding) error {
 			return fmt.Errorf("view %s: %w", v.At, err)
 		}
 	}
-	return r.mounts.in(r.namespace, func() error {
-		for _, t := range trees {
-			if err := attach(t); err != nil {
-				return fmt.Errorf("view %s: %w", t.at, err)
-			}
+	return nil
+}
+
+// show puts the views that were added into the tree of a process that has it already.
+func (r *forkRoot) show() error { return r.mounts.in(r.namespace, r.attach) }
+
+// attach puts the views into their places; the thread is in the namespace.
+func (r *forkRoot) attach() error {
+	for _, t := range r.views {
+		if err := attach(t); err != nil {
+			return fmt.Errorf("view %s: %w", t.at, err)
 		}
-		return nil
-	})
+	}
+	closeTrees(r.views)
+	r.views = nil
+	return nil
 }
 
 func belowAny(path string, views []binding) bool {

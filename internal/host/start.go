@@ -160,7 +160,7 @@ func (s *supervisor) setUp(ctx context.Context, p *proc, spec *ProcessSpec) (err
 		}
 	}()
 	if spec.From != "" {
-		if err := s.setUpFork(ctx, p, spec, undo); err != nil {
+		if err := s.setUpFork(p, spec, undo); err != nil {
 			return fmt.Errorf("%w: %w", ErrFork, err)
 		}
 		return nil
