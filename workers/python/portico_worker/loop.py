@@ -189,7 +189,7 @@ class Loop:
             for fd, mask in events:
                 connection = connections.get(fd)
                 if connection is None:
-                    self._other(fd)
+                    self._other(fd, mask)
                 elif mask & _GONE:
                     self._close(connection)
                 else:
@@ -205,7 +205,9 @@ class Loop:
         connection = self._connections.get(event[0])
         return connection.served if connection is not None else 0
 
-    def _other(self, fd: int) -> None:
+    def _other(self, fd: int, mask: int) -> None:
+        if mask & _GONE:
+            raise OSError(errno.EBADF, "user code has shut down or closed a socket of the worker, which cannot go on")
         if fd == self._wake.fileno():
             with contextlib.suppress(BlockingIOError):
                 while self._wake.recv(CHUNK):

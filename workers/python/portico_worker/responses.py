@@ -13,6 +13,7 @@ from typing import Any
 from . import hints
 from .rawhttp import Headers
 
+FIELDS_MAX = 48 << 10  # bytes of the headers that a script gives: with our own they pass whoever reads the answer
 PLAIN = frozenset((dict, list, str, int, float, bool, tuple))
 _CONNECTION_FIELDS = {
     "connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
@@ -205,4 +206,6 @@ def _from_response(response: Any) -> Answer:
         if not lower.isascii() or not lower.replace("-", "").replace("_", "").isalnum() or not line.isprintable():
             raise Unusable(f"run() returned a header {name!r} that cannot be sent")
         fields += line.encode("latin-1", "replace") + b"\r\n"
+        if len(fields) > FIELDS_MAX:
+            raise Unusable(f"run() returned more than {FIELDS_MAX} bytes of headers")
     return Answer(status, body, fields, failed, stream)

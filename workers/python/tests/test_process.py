@@ -303,3 +303,18 @@ def test_socket_closed_by_user_code(start: Start) -> None:
     with pytest.raises(OSError):
         worker.ask(body="x")
     assert worker.ended() != 0
+
+
+def test_listener_shut_down(start: Start) -> None:
+    """A script that shuts the worker's own socket down ends the worker, which says why."""
+    script = """
+import os, socket
+def init(): pass
+def run(raw_data):
+    socket.socket(fileno=os.dup(int(raw_data))).shutdown(socket.SHUT_RDWR)
+    return 1
+"""
+    worker = start(script).ready()
+    assert worker.ask(body="3").status == 200
+    assert worker.ended() == 1
+    assert "user code has shut down or closed a socket of the worker" in worker.log
