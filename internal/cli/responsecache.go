@@ -2,8 +2,6 @@ package cli
 
 import (
 	"context"
-	"maps"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,7 +19,7 @@ type cacheFile struct {
 	Vary     []string `json:"vary,omitempty"`      // header fields that answers depend on
 }
 
-// mergeInto adds the settings to the other properties of a deployment. One that is given twice is refused, not guessed.
+// mergeInto adds the settings to the other properties of a deployment.
 func (c *cacheFile) mergeInto(properties *map[string]string) error {
 	if c == nil {
 		return nil
@@ -36,15 +34,7 @@ func (c *cacheFile) mergeInto(properties *map[string]string) error {
 	if len(c.Vary) > 0 {
 		own[online.PropertyCacheVary] = strings.Join(c.Vary, ",")
 	}
-	for _, name := range slices.Sorted(maps.Keys(own)) {
-		if _, twice := (*properties)[name]; twice {
-			return usagef("properties: %s is set by response_cache too; keep one of them", name)
-		}
-	}
-	all := orEmpty(maps.Clone(*properties))
-	maps.Copy(all, own)
-	*properties = all
-	return nil
+	return addSettings(properties, "response_cache", own)
 }
 
 // cacheFromProperties takes the settings out of the properties that the server shows.

@@ -14,7 +14,7 @@ from typing import Any, Callable, Protocol
 from . import compat, flaskbridge, hints, openapi, page, rawhttp, responses, settings
 from .http1 import Request
 from .log import LOGGER
-from .script import describe, raw_data
+from .script import describe, headerless, raw_data
 
 _log = logging.getLogger(LOGGER)
 _HEADERS = "request_headers"
@@ -144,4 +144,6 @@ def _check(run_batch: Callable[..., Any]) -> bool:
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     if not data or data[0].kind not in positional or any(p.default is p.empty for p in data[1:]):
         raise bad("run_batch() must take one parameter, the list of request bodies, and may take request_headers")
-    return len(data) != len(parameters)
+    wants_headers = len(data) != len(parameters)
+    headerless("run_batch() has the parameter request_headers" if wants_headers else "")
+    return wants_headers

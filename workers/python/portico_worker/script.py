@@ -170,14 +170,12 @@ def load() -> Scorer:
     inner = getattr(module, "driver_module", None)
     run = inner.run if isinstance(inner, ModuleType) and callable(getattr(inner, "run", None)) else module.run
     style = _check(run)
-    if os.environ.get(HEADERLESS):
-        _refuse_headers(style)
+    _refuse_headers(style)
     hints.look(run)
     return Script(module, run, style)
 
 
 def _refuse_headers(style: _Style) -> None:
-    """Hold a script whose answers are given again to its word: nothing of the header goes into them."""
     reads = ""
     if style.raw:
         reads = "run() is decorated with @rawhttp and so sees request headers"
@@ -185,7 +183,12 @@ def _refuse_headers(style: _Style) -> None:
         reads = "run() has the parameter request_headers"
     elif flaskbridge.imported():
         reads = "the script imports flask, whose request has headers"
-    if reads:
+    headerless(reads)
+
+
+def headerless(reads: str) -> None:
+    """Hold a script whose answers are given again to its word: no header, which it reads, goes into them."""
+    if reads and os.environ.get(HEADERLESS):
         reason = (
             f"{reads}, but the deployment has a response cache without vary: name in response_cache.vary the headers "
             "that answers depend on, or leave response_cache out"

@@ -214,3 +214,11 @@ def test_without_batching_run_batch_is_nobodys_business(start: Any) -> None:
     assert worker.ask(body="a").text == '"run a"'
     one = request("b")
     assert worker.ask(body="c", x_portico_batch=str(len(one))).text == '"run c"'  # a field like any other
+
+
+def test_answers_that_are_given_again_depend_on_no_header(start: Any) -> None:
+    script = "def init(): pass\ndef run_batch(items, request_headers): return items\n"
+    worker = start(script, PORTICO_HEADERLESS="true", **ON)
+    assert worker.ended() == 3
+    assert "run_batch() has the parameter request_headers" in worker.failure
+    assert start(SCRIPT, PORTICO_HEADERLESS="true", **ON).ready()
