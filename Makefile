@@ -19,8 +19,9 @@ export CGO_ENABLED ?= 0
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-build: ## compile bin/portico
+build: ## compile bin/portico, and bin/portico-onnx beside it
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/portico ./cmd/portico
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/portico-onnx ./cmd/portico-onnx
 
 demo: build ## a real model answers on a real URL (KEEP=1 leaves it running)
 	scripts/demo.sh
@@ -64,8 +65,9 @@ conformance: build ## the whole product as a user sees it: real server, real cli
 compat: ## every official client, newest and older, in both modes (its quick part is in conformance)
 	$(GO) test -count=1 -timeout 60m ./test/compat/
 
-cross: ## the binary compiles for every platform
-	@for p in $(PLATFORMS); do echo "build $$p"; GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) build -o /dev/null ./cmd/portico || exit 1; done
+cross: ## the binaries compile for every platform
+	@for p in $(PLATFORMS); do for b in portico portico-onnx; do echo "build $$b $$p"; \
+	GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) build -o /dev/null ./cmd/$$b || exit 1; done; done
 
 tools: $(GOLANGCI) $(VENV)/.done ## install the pinned tools below .build
 

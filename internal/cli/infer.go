@@ -85,12 +85,15 @@ func bindInfer(f *pflag.FlagSet, cfg *server.InferConfig, flags *inferFlags) {
 	f.StringVar(&cfg.EntryScript, "entry-script", "", "scoring script, relative to --app-root or to the working directory")
 	f.StringVar(&cfg.ConfigFile, "config-file", "", "JSON file of settings: names of environment variables and their values")
 	f.StringVar(&cfg.AppRoot, "app-root", ".", "folder of the code")
-	f.StringVar(&cfg.ModelDir, "model-dir", "", "folder that the script finds in AZUREML_MODEL_DIR")
+	f.StringVar(&cfg.ModelDir, "model-dir", "",
+		"folder that the script finds in AZUREML_MODEL_DIR; without a script an MLflow or ONNX model, or an .onnx file")
+	f.StringVar(&cfg.DataDir, "data-dir", "", "data directory in which ONNX Runtime is installed (default $"+envDataDir+" or "+
+		defaultDataDir+")")
 	f.StringVar(&cfg.Host, "host", "127.0.0.1", "address to listen on")
 	f.IntVar(&cfg.Port, "port", inferPort, "port to listen on; 0 takes a free one")
 	f.IntVar(&cfg.HealthPort, "health-port", 0, "second port with the same routes, for probes (5000 with $"+healthVariable+")")
 	f.IntVar(&cfg.WorkerCount, "worker-count", 1, "processes that score at the same time")
-	f.StringVar(&flags.python, "python", "python3", "Python interpreter")
+	f.StringVar(&flags.python, "python", "", "Python interpreter (default python3); an MLflow model with an ONNX flavor then runs in it")
 	f.StringVar(&cfg.ReadyFile, "ready-file", "", "file that gets the address once requests are served")
 	f.IntVar(&cfg.MaxConcurrent, "max-concurrent", server.DefaultInferConcurrent,
 		"requests that are admitted, executing or waiting")
@@ -154,6 +157,9 @@ func (a *App) settleInfer(f *pflag.FlagSet, cfg *server.InferConfig, flags *infe
 		return err
 	}
 	cfg.Python = flags.python
+	if cfg.DataDir, err = dataDir(cfg.DataDir, a.Getenv); err != nil {
+		return err
+	}
 	for _, n := range []struct {
 		flag  string
 		value int64

@@ -14,7 +14,7 @@ import (
 
 // serverCommands are the commands that run or look after a server on this machine.
 func (a *App) serverCommands() []*cobra.Command {
-	return []*cobra.Command{a.serveCommand(), a.hostCommand(), a.inferCommand(), a.backupCommand(), a.restoreCommand()}
+	return []*cobra.Command{a.serveCommand(), a.hostCommand(), a.inferCommand(), a.runtimeCommand(), a.backupCommand(), a.restoreCommand()}
 }
 
 // settingFlags make every setting of the server a flag.

@@ -36,6 +36,8 @@ type Template struct {
 	// MLflowModel is the folder with the MLmodel file, absolute and inside ModelDir, when the instance serves an
 	// MLflow model; CodeDir and ScoringScript are empty then.
 	MLflowModel string
+	// ONNX is the model that the instance serves without Python; then there is no interpreter either. Nil: another kind.
+	ONNX *ONNXModel
 	// Headerless refuses scripts that read the header of requests.
 	Headerless bool
 	Variables  map[string]online.Secret
@@ -58,6 +60,12 @@ type Server struct {
 	Routes  online.InferenceConfig
 	// ModelMount is where the model appears, where the engine can show it at another path than its own.
 	ModelMount string
+}
+
+// ONNXModel is a model for ONNX Runtime.
+type ONNXModel struct {
+	File          string // absolute and inside the template's ModelDir
+	Name, Version string // by which callers of the Open Inference Protocol name it
 }
 
 // Instance is one running (or waiting) copy of a template.

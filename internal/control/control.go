@@ -27,6 +27,8 @@ type Config struct {
 	Logs      Logs
 	Metrics   Metrics
 	Caches    Caches
+	// ONNXRuntime says why ONNX models cannot be served here. Nil: they can.
+	ONNXRuntime func() error
 	// Prices are what instances cost; the zero value prices everything at 0, and answers say so.
 	Prices cost.Prices
 	// Identities issues tokens and knows the principals.

@@ -36,14 +36,14 @@ func TestMLflowDeployments(t *testing.T) {
 			files: map[string]string{"MLmodel": pyfunc, "conda.yaml": "dependencies: [{pip: [./x.whl]}]"},
 			code:  online.CodeBadArgument, target: "properties.model", text: "cannot be built"},
 		"pyfunc": {
-			files: map[string]string{"MLmodel": "flavors: {onnx: {}}"},
+			files: map[string]string{"MLmodel": "flavors: {keras: {}}"},
 			code:  online.CodeBadArgument, target: "properties.model", text: "no python_function flavor"},
 		"untrue": {
 			files: map[string]string{"model.pkl": "x"}, kind: "mlflow_model",
 			code: online.CodeBadArgument, target: "properties.model", text: "no MLmodel file"},
 		"other": {
 			files: map[string]string{"model.pkl": "x"},
-			code:  online.CodeNotImplemented, target: "properties.codeConfiguration", text: "needs an MLflow model"},
+			code:  online.CodeNotImplemented, target: "properties.codeConfiguration", text: "needs an MLflow or ONNX model"},
 	} {
 		b.register(online.KindModel, name, "1", online.AssetSpec{URI: b.upload(online.KindModel, c.files), DataType: c.kind})
 		req := request()

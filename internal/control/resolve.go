@@ -11,6 +11,7 @@ import (
 	"portico/internal/environment"
 	"portico/internal/mlflow"
 	"portico/internal/online"
+	"portico/internal/onnx"
 	"portico/internal/route"
 	"portico/internal/store"
 )
@@ -69,15 +70,21 @@ func (s *Service) resolve(tx store.Tx, c Caller, w online.WorkspaceID, spec *onl
 	}
 	if in.Code == "" && spec.ScoringScript == "" && model != nil && spec.Runtime == "" {
 		var fault *online.Error
-		if spec.Runtime, fault = s.runtimeOf(model, in.Environment == ""); fault != nil {
+		if spec.Runtime, fault = s.runtimeOf(model, in.Environment == ""); fault == nil && spec.Runtime == online.RuntimeONNX {
+			fault = s.checkONNX(spec, in.Environment == "")
+		}
+		if fault != nil {
 			faults = append(faults, fault)
 		}
 	}
 	return faults, nil
 }
 
-// typeMLflow is the type under which MLflow models are registered; Azure's own SDK often says custom_model instead.
-const typeMLflow = "mlflow_model"
+// Types under which models are registered; Azure's own SDK often says custom_model instead.
+const (
+	typeMLflow = "mlflow_model"
+	typeTriton = "triton_model"
+)
 
 // runtimeOf finds what can serve a model without code; none is no fault, unless the model is declared as one that has
 // a runtime. Its own environment is looked at when it is the one that will be used.
@@ -97,11 +104,14 @@ func (s *Service) runtimeOf(model *online.AssetSpec, ownEnvironment bool) (onlin
 		return online.RuntimeMLflow, online.Errorf(online.CodeBadArgument, target,
 			"the model is declared as %s, but there is %w; register the folder that MLflow saved", typeMLflow, err)
 	case errors.Is(err, mlflow.ErrNone):
-		return "", nil
+		return onnxRuntime(root, model.DataType)
 	case ok: // it is an MLflow model, whatever is wrong with it
 		return online.RuntimeMLflow, fault
 	case err != nil:
 		return "", online.Errorf(online.CodeConflict, target, "the content of the model cannot be read: %w", withoutPath(err))
+	}
+	if m.ONNX != "" && (ownEnvironment || !m.Python) {
+		return online.RuntimeONNX, savedONNX(root, m)
 	}
 	if !ownEnvironment {
 		return online.RuntimeMLflow, nil
@@ -115,6 +125,66 @@ func (s *Service) runtimeOf(model *online.AssetSpec, ownEnvironment bool) (onlin
 			"the environment that the model asks for cannot be built: %s; name one in the deployment", fault.Message)
 	}
 	return online.RuntimeMLflow, nil
+}
+
+// onnxRuntime is the runtime of an ONNX model; empty: the tree holds none.
+func onnxRuntime(root, declared string) (online.Runtime, *online.Error) {
+	_, err := onnx.Open(root)
+	switch fault, ok := online.AsError(err); {
+	case err == nil:
+		return online.RuntimeONNX, nil
+	case ok:
+		return online.RuntimeONNX, fault
+	case !errors.Is(err, onnx.ErrNone):
+		return "", online.Errorf(online.CodeConflict, "properties.model", "the content of the model cannot be read: %w", withoutPath(err))
+	case declared == typeTriton:
+		return online.RuntimeONNX, online.Errorf(online.CodeNotImplemented, "properties.model",
+			"the model is declared as %s, but there is %w; models of other frameworks are not implemented", typeTriton, err)
+	}
+	return "", nil
+}
+
+// savedONNX sees that the file that an MLflow model names is there.
+func savedONNX(root string, m *mlflow.Model) *online.Error {
+	name := path.Join(m.Dir, m.ONNX)
+	tree, err := os.OpenRoot(root)
+	if err == nil {
+		_, err = tree.Stat(name)
+		err = errors.Join(err, tree.Close())
+	}
+	if err != nil {
+		return online.Errorf(online.CodeBadArgument, "properties.model", "the model's file %s is not there", name)
+	}
+	return nil
+}
+
+// checkONNX sees that ONNX models can be served as the deployment asks.
+func (s *Service) checkONNX(spec *online.DeploymentSpec, ownEnvironment bool) *online.Error {
+	if !ownEnvironment {
+		return online.Errorf(online.CodeBadArgument, "properties.environmentId",
+			"an ONNX model is served without Python: leave the environment out, or add a scoring script")
+	}
+	if t, ok := s.Catalogue.Find(spec.InstanceType); ok && t.GPUs > 0 {
+		return online.Errorf(online.CodeNotImplemented, "properties.instanceType",
+			"ONNX models run on processors; GPUs are not implemented for them, and %s has some", spec.InstanceType)
+	}
+	for _, name := range spec.DataCollector.Enabled() {
+		if !online.Reserved(name) {
+			return online.Errorf(online.CodeNotImplemented, "properties.dataCollector.collections."+name,
+				"an ONNX model fills no collection; only %s and %s are", online.CollectionRequest, online.CollectionResponse)
+		}
+	}
+	if spec.Batching != nil {
+		return online.Errorf(online.CodeNotImplemented, "properties.properties."+online.PropertyBatchSize,
+			"batching is not implemented for ONNX models")
+	}
+	if s.ONNXRuntime == nil {
+		return nil
+	}
+	if err := s.ONNXRuntime(); err != nil {
+		return online.Errorf(online.CodeConflict, "properties.model", "this server cannot serve ONNX models: %w", err)
+	}
+	return nil
 }
 
 // find reads the version that a reference names. An *online.Error says what is wrong with the reference.

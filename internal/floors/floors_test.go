@@ -13,13 +13,14 @@ import (
 // floor of every package below internal/ (and the embedding packages beside it). A package may import lower
 // floors only.
 var floor = map[string]int{
-	"internal/online": 0, "internal/telemetry": 0, "workers": 0,
+	"internal/online": 0, "internal/telemetry": 0, "workers": 0, "internal/onnxrt": 0,
 
 	"internal/arm": 1, "internal/route": 1, "internal/admission": 1, "internal/store": 1, "internal/artifact": 1,
 	"internal/vault": 1, "internal/access": 1, "internal/compute": 1, "internal/cost": 1, "internal/mlflow": 1,
+	"internal/onnx": 1, "internal/onnxserve": 1,
 
 	"internal/inference": 2, "internal/environment": 2, "internal/store/sqlite": 2, "internal/store/storetest": 2,
-	"internal/compute/computetest": 2,
+	"internal/compute/computetest": 2, "internal/onnx/onnxtest": 2, "internal/onnxworker": 2,
 
 	"internal/host": 3, "internal/compute/local": 3, "internal/gateway": 3, "internal/collect": 3,
 
@@ -31,7 +32,7 @@ var floor = map[string]int{
 
 	"internal/cli": 7,
 
-	"cmd/portico": 8,
+	"cmd/portico": 8, "cmd/portico-onnx": 8,
 
 	"internal/floors": 0,
 }
@@ -58,7 +59,8 @@ var forbidden = map[string]string{
 
 // only lists packages of other people that exactly one room may import.
 var only = map[string]string{
-	"modernc.org/sqlite": "internal/store/sqlite",
+	"modernc.org/sqlite":           "internal/store/sqlite",
+	"github.com/ebitengine/purego": "internal/onnxrt",
 }
 
 // noClock lists the packages whose functions take now as a value.
@@ -170,5 +172,18 @@ func grep(t *testing.T, path, text string) {
 	out, _ := exec.Command("grep", "-rnF", "--include=*.go", "--exclude=*_test.go", text, path).Output()
 	for s := bufio.NewScanner(bytes.NewReader(out)); s.Scan(); {
 		t.Errorf("a decider reads the clock: %s", s.Text())
+	}
+}
+
+// TestPorticoStaysStatic: what loads libraries at run time makes a program dynamically linked.
+func TestPorticoStaysStatic(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", "portico/cmd/portico").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	for name := range strings.Lines(string(out)) {
+		if name = strings.TrimSpace(name); name == "portico/internal/onnxrt" || strings.HasPrefix(name, "github.com/ebitengine/purego") {
+			t.Errorf("cmd/portico is linked with %s", name)
+		}
 	}
 }

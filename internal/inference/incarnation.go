@@ -26,6 +26,7 @@ type incarnation struct {
 
 	gone     atomic.Bool // it has ended
 	lanes    [depthMax]lane
+	slots    int    // requests that it executes at once
 	next     uint64 // number of the next request
 	busy     int    // lanes in use
 	ready    bool
@@ -44,7 +45,7 @@ func newIncarnation(w *worker, proc Process, pg *page) *incarnation {
 	inc := &incarnation{
 		worker: w, proc: proc, page: pg,
 		looked: make(chan struct{}, 1), hung: make(chan uint64, 1),
-		finished: pg.finished(), spent: pg.busy(), next: 1,
+		finished: pg.finished(), spent: pg.busy(), next: 1, slots: 1,
 	}
 	if newest := max(pg.newest(), pg.running()); newest > 0 {
 		inc.next = newest + numberGap
@@ -84,9 +85,9 @@ func (inc *incarnation) executing() int {
 // depth is how many requests may be under way at once, so that the last of them begins within prefetchBelow.
 func (inc *incarnation) depth() int {
 	if inc.mean == 0 || inc.mean >= prefetchBelow {
-		return 1
+		return inc.slots
 	}
-	return min(1+int(prefetchBelow/inc.mean), depthMax)
+	return min(inc.slots*(1+int(prefetchBelow/inc.mean)), depthMax)
 }
 
 // observe brings the mean run time up to date from the page.
@@ -188,7 +189,7 @@ func (ln *lane) follow() {
 }
 
 // runs says whether the process executes the lane's request.
-func (ln *lane) runs() bool { return ln.inc.page.running() == ln.number && !ln.inc.dead() }
+func (ln *lane) runs() bool { return ln.inc.page.runs(ln.number) && !ln.inc.dead() }
 
 // pause waits; false when the process or the pool ended instead.
 func (inc *incarnation) pause(d time.Duration) bool {

@@ -151,9 +151,9 @@ func (ln *lane) giveUp(ctx context.Context, torn bool) error {
 func (ln *lane) broken(ctx context.Context, err error, answering bool) error {
 	p := ln.inc.worker.pool
 	var protocol *protocolError
-	// A request that is not running any more may have been executed all the same: the newest that was started.
+	// A request that is not running any more may have been executed all the same.
 	started := errors.As(err, &protocol) || answering || ln.link.r != ln.link.w ||
-		ln.inc.page.running() == ln.number || ln.inc.page.newest() == ln.number
+		ln.inc.page.started(ln.number)
 	ln.drop()
 	ln.inc.doubt()
 	if !started {
@@ -164,7 +164,7 @@ func (ln *lane) broken(ctx context.Context, err error, answering bool) error {
 	if protocol != nil {
 		cause = "the worker broke the " + protocol.Error()
 	}
-	if ln.inc.page.running() == ln.number && !ln.inc.dead() {
+	if ln.runs() {
 		p.wg.Go(ln.follow) // it still executes the request, only its connection is gone
 	} else {
 		p.release(ln)

@@ -25,6 +25,14 @@ const VariableMLflow = "PORTICO_MLFLOW_MODEL"
 // to requests whose headers nobody compares.
 const VariableHeaderless = "PORTICO_HEADERLESS"
 
+// Environment variables by which a worker of ONNX models learns what it serves and with what.
+const (
+	VariableONNXLibrary = "PORTICO_ONNX_LIBRARY" // file of ONNX Runtime
+	VariableONNXModel   = "PORTICO_ONNX_MODEL"   // file of the model
+	VariableONNXName    = "PORTICO_ONNX_NAME"    // of the model, for callers
+	VariableONNXVersion = "PORTICO_ONNX_VERSION" // likewise
+)
+
 // Launcher starts worker processes. It is safe for concurrent use.
 type Launcher interface {
 	// Launch starts the worker, or gives the one that runs already under spec.ID. For a new process it makes

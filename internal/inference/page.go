@@ -28,11 +28,15 @@ const (
 	offFinished = 40
 	offKind     = 56
 	offBusy     = 64
+	offSlots    = 72
+	offLanes    = 128
 	offText     = 256
 	offWithdraw = 2048
 
 	textMax       = 1700
 	withdrawSlots = 256
+	pageLanes     = 16      // words at offLanes, and at least depthMax
+	laneRuns      = 1 << 63 // of such a word: the request with this number runs
 )
 
 // States that a worker writes.
@@ -46,7 +50,8 @@ const (
 // kindScript is the kind of failure that starting again cannot help.
 const kindScript = 1
 
-// page is a worker's status page, mapped. All words are read and written with single atomic operations; it may
+// page is a worker's status page, mapped. A worker that takes one request at a time says at offRunning which it runs; one
+// that takes several has a word for each of its connections, and says how many it wants. All words are read and written with single atomic operations; it may
 // be read after the worker's death. The mapping goes when nobody can reach the page any more.
 type page struct{ mem []byte }
 
@@ -96,8 +101,53 @@ func (p *page) state() uint32 {
 
 func (p *page) running() uint64     { return p.load(offRunning) }
 func (p *page) newest() uint64      { return p.load(offNewest) }
+func (p *page) lane(i int) uint64   { return p.load(offLanes + 8*i) }
 func (p *page) finished() uint64    { return p.load(offFinished) }
 func (p *page) busy() time.Duration { return time.Duration(p.load(offBusy)) }
+
+// slots is how many requests the worker wants to execute at once.
+func (p *page) slots() int { return int(min(max(p.load(offSlots), 1), depthMax)) }
+
+// runs says whether the worker executes the request.
+func (p *page) runs(number uint64) bool {
+	if p.running() == number {
+		return true
+	}
+	for i := range pageLanes {
+		if p.lane(i) == number|laneRuns {
+			return true
+		}
+	}
+	return false
+}
+
+// executing are the numbers of the requests that the worker executes.
+func (p *page) executing() []uint64 {
+	var numbers []uint64
+	if n := p.running(); n != 0 {
+		numbers = append(numbers, n)
+	}
+	for i := range pageLanes {
+		if n := p.lane(i); n > laneRuns {
+			numbers = append(numbers, n&^laneRuns)
+		}
+	}
+	return numbers
+}
+
+// started says whether the worker has begun the request, as far as it can be known: whether it runs, or was the newest
+// of all or of its connection.
+func (p *page) started(number uint64) bool {
+	if p.newest() == number || p.runs(number) {
+		return true
+	}
+	for i := range pageLanes {
+		if p.lane(i) == number {
+			return true
+		}
+	}
+	return false
+}
 
 // cancel names the request to cancel; the signal follows.
 func (p *page) cancel(number uint64) { p.store(offCancel, number) }
@@ -107,7 +157,7 @@ func (p *page) cancel(number uint64) { p.store(offCancel, number) }
 // for the announcement; both with a full barrier between, so at least one sees the other.
 func (p *page) withdraw(number uint64) bool {
 	p.store(offWithdraw+8*int(number%withdrawSlots), number)
-	return p.running() != number
+	return !p.runs(number)
 }
 
 // failure is why the worker cannot serve, and of which kind; empty unless its state is pageFailed.

@@ -50,7 +50,7 @@ const (
 
 // What a pool does without being told.
 const (
-	depthMax        = 16                    // connections to a worker: one that executes, the others prefetch
+	depthMax        = 16                    // connections to a worker: those beyond what it executes prefetch
 	prefetchBelow   = time.Millisecond      // a request is prefetched if it will wait less in the socket, by the mean run time
 	prefetchBody    = 64 << 10              // bytes of a request body that may wait in a socket
 	patience        = 3 * time.Millisecond  // after which an answer counts as slow, and a prefetched request is withdrawn
@@ -274,9 +274,10 @@ func (p *Pool) acquire(ctx context.Context, call *Call, again bool) (*lane, erro
 	return ln, err
 }
 
-// pick takes a lane of an idle worker, else one to prefetch on, else none. The caller holds mu.
+// pick takes a lane of an idle worker, else of the least loaded one that can execute more, else one to prefetch on, else
+// none. The caller holds mu.
 func (p *Pool) pick(small bool) *lane {
-	var best *incarnation
+	var best, able *incarnation
 	for _, w := range p.workers {
 		inc := w.inc
 		if inc == nil || !inc.ready || inc.suspect {
@@ -286,9 +287,15 @@ func (p *Pool) pick(small bool) *lane {
 			inc.progress = time.Now()
 			return inc.take(false)
 		}
+		if inc.busy < inc.slots && (able == nil || inc.busy < able.busy) {
+			able = inc
+		}
 		if small && inc.busy < inc.depth() && (best == nil || inc.busy < best.busy) {
 			best = inc
 		}
+	}
+	if able != nil {
+		return able.take(false)
 	}
 	if best == nil || time.Since(best.progress) > prefetchBelow {
 		return nil

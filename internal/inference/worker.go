@@ -126,9 +126,12 @@ func (w *worker) attach(inc *incarnation, restart bool) {
 	if restart {
 		w.restarts++
 	}
-	if n := inc.page.running(); n != 0 {
+	for i, n := range inc.page.executing() {
 		// It was taken up again while it executes a request of an earlier server: busy until that ends.
-		ln := &inc.lanes[0]
+		if i == len(inc.lanes) {
+			break // the page is user code's to write, and may say anything
+		}
+		ln := &inc.lanes[i]
 		ln.used, ln.number, ln.joined = true, n, 1
 		inc.busy++
 		w.pool.wg.Go(ln.outlive)
@@ -205,7 +208,7 @@ func (w *worker) watch(ctx context.Context, inc *incarnation) (readySince time.T
 
 func (w *worker) becomeReady(inc *incarnation) {
 	w.pool.mu.Lock()
-	inc.ready = true
+	inc.ready, inc.slots = true, inc.page.slots()
 	w.setLocked(StateReady, nil)
 	w.pool.dispatch()
 	w.pool.mu.Unlock()
@@ -274,7 +277,7 @@ func (w *worker) takeTurn(ctx context.Context, inc *incarnation, number uint64) 
 		}
 		w.turn = func() { done(); <-p.killing }
 	}
-	if inc.page.running() != number || inc.dead() {
+	if !inc.page.runs(number) || inc.dead() {
 		w.endTurn()
 		return false
 	}
@@ -346,7 +349,7 @@ func (inc *incarnation) exit() compute.Exit {
 	when := ""
 	if exit.InInit {
 		when = " before init() returned"
-	} else if inc.page.running() != 0 {
+	} else if len(inc.page.executing()) > 0 {
 		when = " while it executed a request"
 	}
 	if exit.Signal != "" {

@@ -50,8 +50,9 @@ func TestWhereTheModelIs(t *testing.T) {
 
 func TestWhatIsWrongWithAModel(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
-		"no pyfunc":  {"flavors: {onnx: {}, spark: {}}", "no python_function flavor, which serves it without code; its flavors are: onnx, spark"},
+		"no pyfunc":  {"flavors: {keras: {}, spark: {}}", "no python_function flavor, which serves it without code; its flavors are: keras, spark"},
 		"no flavors": {"run_id: x", "its flavors are: none"},
+		"onnx file":  {"flavors: {onnx: {data: ../m.onnx}}", "which is not inside it"},
 		"not YAML":   {"flavors: [", "cannot be read"},
 		"a list":     {"- a", "cannot be read"},
 		"too large":  {strings.Repeat("#", maxModelBytes+1), "larger than"},
@@ -60,6 +61,23 @@ func TestWhatIsWrongWithAModel(t *testing.T) {
 		fault, ok := online.AsError(err)
 		if !ok || fault.Code != online.CodeBadArgument || fault.Target != target || !strings.Contains(fault.Message, c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}
+
+func TestONNXFlavor(t *testing.T) {
+	for name, c := range map[string]struct {
+		text, file string
+		python     bool
+	}{
+		"both":         {"flavors: {python_function: {loader_module: mlflow.onnx}, onnx: {data: model.onnx}}", "model.onnx", true},
+		"onnx alone":   {"flavors: {onnx: {data: data/m.onnx}}", "data/m.onnx", false},
+		"without data": {"flavors: {onnx: {}}", "model.onnx", false},
+		"another":      {"flavors: {python_function: {}, sklearn: {}}", "", true},
+	} {
+		m, err := Read(tree(File, c.text))
+		if err != nil || m.ONNX != c.file || m.Python != c.python {
+			t.Errorf("%s: %+v %v", name, m, err)
 		}
 	}
 }

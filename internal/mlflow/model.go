@@ -19,8 +19,10 @@ import (
 const (
 	// File is the name of the file by which a folder is an MLflow model.
 	File = "MLmodel"
-	// Flavor is the one that is served; every MLflow library writes it beside its own.
+	// Flavor is the one that MLflow serves; every MLflow library writes it beside its own.
 	Flavor = "python_function"
+	// FlavorONNX is the one whose model needs neither MLflow nor Python.
+	FlavorONNX = "onnx"
 )
 
 const (
@@ -38,6 +40,10 @@ type Model struct {
 	Dir     string
 	Flavors []string // sorted
 	Version string   // of the MLflow that saved it; empty in old files
+	// ONNX is the file of the model's onnx flavor, relative to Dir; empty without that flavor.
+	ONNX string
+	// Python says that the model has the flavor that MLflow serves.
+	Python bool
 
 	environment online.EnvironmentSpec
 	notes       []string
@@ -85,13 +91,34 @@ func Read(tree fs.FS) (*Model, error) {
 		return nil, bad("the file %s cannot be read: %v", path.Join(dir, File), err)
 	}
 	m := &Model{Dir: dir, Flavors: slices.Sorted(maps.Keys(f.Flavors)), Version: f.Version}
+	if m.ONNX, err = onnxFile(f.Flavors[FlavorONNX]); err != nil {
+		return nil, err
+	}
 	flavor, ok := f.Flavors[Flavor]
+	if m.Python = ok; !ok && m.ONNX != "" {
+		return m, nil
+	}
 	if !ok {
 		return nil, bad("the model has no %s flavor, which serves it without code; its flavors are: %s. Save it with "+
 			"that flavor, or deploy it with a scoring script", Flavor, orNone(m.Flavors))
 	}
 	m.environment, m.notes, m.fault = describeEnvironment(below, flavor, m.Version)
 	return m, nil
+}
+
+// onnxFile is the file that an onnx flavor names.
+func onnxFile(flavor map[string]any) (string, error) {
+	if flavor == nil {
+		return "", nil
+	}
+	name, ok := flavor["data"].(string)
+	if !ok {
+		name = "model.onnx"
+	}
+	if !fs.ValidPath(name) {
+		return "", bad("the model names the file %.80q, which is not inside it", name)
+	}
+	return name, nil
 }
 
 // find looks for the MLmodel file in the tree's root and, when the root has exactly one folder, in that.

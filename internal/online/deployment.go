@@ -47,6 +47,7 @@ type Runtime string
 const (
 	RuntimeMLflow Runtime = "mlflow" // loads the model with MLflow
 	RuntimeServer Runtime = "server" // runs Command, which answers HTTP at Inference
+	RuntimeONNX   Runtime = "onnx"   // runs the model with ONNX Runtime, without Python
 )
 
 // AssetRef names one version of a registered asset. Control resolves labels (@latest) and names before it
@@ -253,7 +254,7 @@ func (s *DeploymentSpec) Validate(types Catalogue) []*Error {
 		add(CodeBadArgument, "properties.codeConfiguration.scoringScript", "a scoring script is required with code")
 	}
 	if s.Code == nil && s.Runtime == "" {
-		add(CodeNotImplemented, "properties.codeConfiguration", "a deployment without code needs an MLflow model, which this is not: it has no MLmodel file in its folder or its only sub-folder; Triton models are not implemented yet; give code_configuration with a scoring script, or a command that serves it in the property %s", PropertyCommand)
+		add(CodeNotImplemented, "properties.codeConfiguration", "a deployment without code needs an MLflow or ONNX model, which this is not: it has no MLmodel file and no .onnx file in its folder or its only sub-folder, and is no model repository with one; give code_configuration with a scoring script, or a command that serves it in the property %s", PropertyCommand)
 	}
 	if s.Code != nil && s.Environment == nil {
 		add(CodeBadArgument, "properties.environmentId", "an environment is required with a scoring script")

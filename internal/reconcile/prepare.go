@@ -8,8 +8,10 @@ import (
 	"sync"
 	"time"
 
+	"portico/internal/compute"
 	"portico/internal/mlflow"
 	"portico/internal/online"
+	"portico/internal/onnx"
 	"portico/internal/store"
 )
 
@@ -37,7 +39,8 @@ type prepared struct {
 	environment           Environment
 	codeDir               string
 	modelDir, modelDigest string
-	mlflowModel           string // folder of the MLmodel file, inside modelDir; empty for other models
+	mlflowModel           string             // folder of the MLmodel file, inside modelDir; empty for other models
+	onnx                  *compute.ONNXModel // nil for other models
 }
 
 // preparations runs and remembers the preparation of each set.
@@ -128,6 +131,11 @@ func (p *preparations) run(ctx context.Context, r *preparation, d *store.Deploym
 		if out.modelDir, err = p.modelDir(ctx, asset); err != nil {
 			return nil, online.StageModel, targetError(online.CodeNotFound, "properties.model", err)
 		}
+		if d.Spec.Runtime == online.RuntimeONNX {
+			if out.onnx, err = p.openONNX(d, asset, out.modelDir); err != nil {
+				return nil, online.StageModel, targetError(online.CodeNotFound, "properties.model", err)
+			}
+		}
 		if model != nil {
 			out.mlflowModel = filepath.Join(out.modelDir, filepath.FromSlash(asset.Path), filepath.FromSlash(model.Dir))
 		}
@@ -146,6 +154,32 @@ func (p *preparations) openMLflow(d *store.Deployment, asset *online.AssetSpec) 
 		return nil, err
 	}
 	return mlflow.Open(root)
+}
+
+// openONNX finds the model of a deployment that ONNX Runtime serves. It is called as it is registered, unless a model
+// repository has names of its own.
+func (p *preparations) openONNX(d *store.Deployment, asset *online.AssetSpec, modelDir string) (*compute.ONNXModel, error) {
+	root, err := p.artifacts.Path(asset.Digest)
+	if err != nil {
+		return nil, err
+	}
+	out := &compute.ONNXModel{Name: d.Spec.Model.Name, Version: d.Spec.Model.Version}
+	if !asset.IsFile {
+		modelDir = filepath.Join(modelDir, filepath.FromSlash(asset.Path))
+		if saved, err := mlflow.Open(root); err == nil && saved.ONNX != "" {
+			out.File = filepath.Join(modelDir, filepath.FromSlash(saved.Dir), filepath.FromSlash(saved.ONNX))
+			return out, nil
+		}
+	}
+	found, err := onnx.Open(root)
+	if err != nil {
+		return nil, err
+	}
+	if found.Name != "" {
+		out.Name, out.Version = found.Name, found.Version
+	}
+	out.File = filepath.Join(modelDir, filepath.FromSlash(found.File))
+	return out, nil
 }
 
 // environmentOf is the environment that the deployment names, else the one that its MLflow model asks for; nil when

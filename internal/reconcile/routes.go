@@ -154,6 +154,8 @@ func paths(spec *online.DeploymentSpec) (admitted []route.Path, scoring string) 
 	switch spec.Runtime {
 	case online.RuntimeMLflow:
 		return mlflowPaths, ""
+	case online.RuntimeONNX:
+		return onnxPaths, ""
 	case online.RuntimeServer:
 		// Control let only paths in that have a clean form.
 		scoring, _ = route.Clean(spec.Inference.Scoring.Path)
@@ -161,6 +163,11 @@ func paths(spec *online.DeploymentSpec) (admitted []route.Path, scoring string) 
 	}
 	return route.ScriptPaths, ""
 }
+
+// onnxPaths adds the Open Inference Protocol.
+var onnxPaths = append([]route.Path{
+	{Path: "/v2", Methods: route.Read}, {Path: "/v2/", Methods: route.ReadOrWrite},
+}, route.ScriptPaths...)
 
 // mlflowPaths adds what MLflow's own server answers.
 var mlflowPaths = append([]route.Path{

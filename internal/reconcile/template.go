@@ -74,7 +74,7 @@ func template(d *store.Deployment, set *online.SetStatus, p *prepared, types onl
 		Endpoint: d.ID.Parent, Deployment: d.ID.Name, DeploymentID: d.ID, UID: d.UID, Type: itype,
 		Python: p.environment.Python, EnvironmentID: p.environment.ID,
 		CodeDir: p.codeDir, ScoringScript: d.Spec.ScoringScript, ModelDir: p.modelDir, ModelDigest: p.modelDigest,
-		MLflowModel: p.mlflowModel, Server: server, Headerless: headerless(&d.Spec),
+		MLflowModel: p.mlflowModel, ONNX: p.onnx, Server: server, Headerless: headerless(&d.Spec),
 		Variables: variables(&d.Spec),
 		Workers:   workers, MaxConcurrent: d.Spec.Request.MaxConcurrent, RequestTimeout: d.Spec.Request.Timeout,
 		Batching: d.Spec.Batching,

@@ -26,7 +26,8 @@ type InferConfig struct {
 	EntryScript string // scoring script, absolute or relative to AppRoot, else to the working directory
 	ConfigFile  string // JSON file of settings that may name the script in its place; config.json beside the code
 	AppRoot     string // code folder; the working directory
-	ModelDir    string // AZUREML_MODEL_DIR; none. Without a script an MLflow model in it is served
+	ModelDir    string // AZUREML_MODEL_DIR; none. Without a script an MLflow or ONNX model in it is served; may be an .onnx file
+	DataDir     string // where ONNX Runtime is installed; needed for ONNX models
 	Host        string // 127.0.0.1
 	Port        int    // 0 takes a free one
 	HealthPort  int    // a second listener with the same routes; 0: none
@@ -49,7 +50,8 @@ type InferConfig struct {
 	Environment map[string]online.Secret
 	Output      *os.File // what the workers print; standard output
 
-	mlflowModel string // folder of the MLmodel file; empty: a script is served
+	mlflowModel string     // folder of the MLmodel file; empty: another kind is served
+	onnx        *inferONNX // nil: another kind is served
 }
 
 // Defaults of an InferConfig.
@@ -145,7 +147,7 @@ func RunInfer(ctx context.Context, cfg InferConfig, logger *slog.Logger) (err er
 		return fmt.Errorf("start inference server: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	runtime, err := workers.Write(filepath.Join(dir, "runtime"))
+	argv, err := cfg.worker(dir)
 	if err != nil {
 		return err
 	}
@@ -159,7 +161,7 @@ func RunInfer(ctx context.Context, cfg InferConfig, logger *slog.Logger) (err er
 			return err
 		}
 	}
-	launcher := newExecLauncher(cfg, runtime)
+	launcher := newExecLauncher(cfg, argv)
 	defer launcher.close()
 	g := &generations{cfg: cfg, dir: dir, launcher: launcher, log: logger}
 	defer func() { err = errors.Join(err, g.close(ctx)) }()
@@ -172,6 +174,15 @@ func RunInfer(ctx context.Context, cfg InferConfig, logger *slog.Logger) (err er
 		return err
 	}
 	return serveInstance(ctx, cfg, g, listeners, logger)
+}
+
+// worker is the command line of a worker process.
+func (c *InferConfig) worker(dir string) ([]string, error) {
+	if c.onnx != nil {
+		return []string{c.onnx.worker}, nil
+	}
+	runtime, err := workers.Write(filepath.Join(dir, "runtime"))
+	return []string{c.Python, runtime}, err
 }
 
 // listenInfer opens the listeners: one, or two when health has a port of its own.
@@ -250,7 +261,7 @@ func serveInstance(
 	defer wg.Wait()
 	defer cancel()
 	handler := &inferHandler{
-		instance: g, mlflow: cfg.mlflowModel != "", timeout: cfg.RequestTimeout, maxBytes: cfg.MaxRequestBytes,
+		instance: g, mlflow: cfg.mlflowModel != "", protocol: cfg.onnx != nil, timeout: cfg.RequestTimeout, maxBytes: cfg.MaxRequestBytes,
 		log: logger,
 	}
 	if cfg.AccessLog {

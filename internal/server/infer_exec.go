@@ -23,9 +23,10 @@ import (
 // execLauncher starts workers as children of this process, each in a process group of its own. It is
 // inference.Launcher.
 type execLauncher struct {
-	python, runtime, dir string
-	env                  []string
-	output               *os.File
+	argv   []string
+	dir    string
+	env    []string
+	output *os.File
 
 	starts chan func() // run on one thread that lives as long as the launcher: see diesWithParent
 	thread sync.WaitGroup
@@ -34,9 +35,9 @@ type execLauncher struct {
 	running map[string]*execProcess
 }
 
-func newExecLauncher(cfg InferConfig, runtimePath string) *execLauncher {
+func newExecLauncher(cfg InferConfig, argv []string) *execLauncher {
 	l := &execLauncher{
-		python: cfg.Python, runtime: runtimePath, dir: cfg.AppRoot, env: inferEnvironment(cfg), output: cfg.Output,
+		argv: argv, dir: cfg.AppRoot, env: inferEnvironment(cfg), output: cfg.Output,
 		starts: make(chan func()), running: make(map[string]*execProcess),
 	}
 	l.thread.Go(func() {
@@ -77,6 +78,11 @@ func inferEnvironment(cfg InferConfig) []string {
 	}
 	if cfg.Batching.MaxSize > 1 {
 		values[inference.VariableBatching] = "true"
+	}
+	if cfg.onnx != nil {
+		for name, value := range cfg.onnx.variables() {
+			values[name] = value
+		}
 	}
 	if cfg.Debug {
 		values["PORTICO_WORKER_DEBUG"] = "true" // read by the worker alone
@@ -140,8 +146,8 @@ func (l *execLauncher) start(spec inference.WorkerSpec) (*execProcess, error) {
 	if err := errors.Join(err, listener.Close()); err != nil { // the duplicate listens on
 		return nil, err
 	}
-	defer socket.Close()                                                  // the child has its own
-	cmd := exec.CommandContext(context.Background(), l.python, l.runtime) // the pool ends it
+	defer socket.Close()                                                       // the child has its own
+	cmd := exec.CommandContext(context.Background(), l.argv[0], l.argv[1:]...) // the pool ends it
 	cmd.Env, cmd.Dir = l.env, l.dir
 	cmd.ExtraFiles = []*os.File{socket, page} // descriptors 3 and 4
 	cmd.Stdout, cmd.Stderr = l.output, l.output

@@ -22,6 +22,7 @@ import (
 type inferHandler struct {
 	instance *generations
 	mlflow   bool       // MLflow's own routes are served too
+	protocol bool       // the Open Inference Protocol is served below /v2
 	access   *accessLog // nil: none
 	timeout  time.Duration
 	maxBytes int64
@@ -44,7 +45,7 @@ func (h *inferHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "/swagger.json":
 		h.serve(w, r, http.MethodGet, http.MethodHead)
 	default:
-		if h.mlflow && h.serveMLflow(w, r) {
+		if h.mlflow && h.serveMLflow(w, r) || h.protocol && h.serveProtocol(w, r) {
 			return
 		}
 		writeMessage(w, http.StatusNotFound, "The requested URL was not found on the server. "+
@@ -55,7 +56,7 @@ func (h *inferHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // serve hands a request to a worker and, where that is asked for, writes its access line.
 func (h *inferHandler) serve(w http.ResponseWriter, r *http.Request, methods ...string) {
 	if !slices.Contains(methods, r.Method) {
-		writeMessage(w, http.StatusMethodNotAllowed, notAllowed)
+		writeFailure(w, r, http.StatusMethodNotAllowed, notAllowed)
 		return
 	}
 	id := r.Header.Get("X-Request-Id")
@@ -181,7 +182,7 @@ func (h *inferHandler) score(w http.ResponseWriter, r *http.Request, id string) 
 	}
 	answer, err := h.do(r.Context(), &call)
 	if err != nil {
-		h.refuse(w, err, call.ID)
+		h.refuse(w, r, err, call.ID)
 		return
 	}
 	defer answer.Body.Close()
@@ -235,15 +236,15 @@ func (h *inferHandler) readBody(w http.ResponseWriter, r *http.Request, deadline
 		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // likewise
 		return body, true
 	case errors.As(err, &large):
-		writeMessage(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("The body is larger than %d bytes.", h.maxBytes))
+		writeFailure(w, r, http.StatusRequestEntityTooLarge, fmt.Sprintf("The body is larger than %d bytes.", h.maxBytes))
 	default:
-		writeMessage(w, http.StatusBadRequest, "The body could not be read.")
+		writeFailure(w, r, http.StatusBadRequest, "The body could not be read.")
 	}
 	return nil, false
 }
 
 // refuse writes why the instance gave no answer.
-func (h *inferHandler) refuse(w http.ResponseWriter, err error, id string) {
+func (h *inferHandler) refuse(w http.ResponseWriter, r *http.Request, err error, id string) {
 	w.Header().Set("X-Request-Id", id)
 	var lost *inference.LostError
 	switch {
@@ -251,21 +252,21 @@ func (h *inferHandler) refuse(w http.ResponseWriter, err error, id string) {
 		panic(http.ErrAbortHandler) // nobody is there
 	case errors.Is(err, inference.ErrDeadline):
 		w.Header().Set(headerNotStarted, "deadline")
-		writeMessage(w, http.StatusRequestTimeout, "The request did not finish in time.")
+		writeFailure(w, r, http.StatusRequestTimeout, "The request did not finish in time.")
 	case errors.Is(err, inference.ErrBusy):
 		w.Header().Set(headerNotStarted, "busy")
-		writeMessage(w, http.StatusServiceUnavailable, "The instance admits no more requests.")
+		writeFailure(w, r, http.StatusServiceUnavailable, "The instance admits no more requests.")
 	case errors.Is(err, inference.ErrClosed):
 		w.Header().Set(headerNotStarted, "closed")
-		writeMessage(w, http.StatusServiceUnavailable, "The instance does not take requests now.")
+		writeFailure(w, r, http.StatusServiceUnavailable, "The instance does not take requests now.")
 	case errors.As(err, &lost):
 		h.log.Warn("a request was lost", "request_id", id, "cause", lost.Cause)
 		w.Header().Set(headerLost, strings.Map(oneLine, lost.Cause))
-		writeMessage(w, http.StatusBadGateway, lost.Cause)
+		writeFailure(w, r, http.StatusBadGateway, lost.Cause)
 	default:
 		h.log.Error("a request failed", "request_id", id, "error", err)
 		const text = "An unexpected internal error occurred. Check the logs for more info."
-		writeMessage(w, http.StatusInternalServerError, text)
+		writeFailure(w, r, http.StatusInternalServerError, text)
 	}
 }
 
@@ -324,10 +325,21 @@ func pass(w http.ResponseWriter, answer *inference.Answer) error {
 	}
 }
 
+// writeFailure writes an error in the form of the protocol that the path belongs to.
+func writeFailure(w http.ResponseWriter, r *http.Request, status int, message string) {
+	member := "message"
+	if strings.HasPrefix(r.URL.Path, protocolPrefix+"/") {
+		member = "error"
+	}
+	writeError(w, status, member, message)
+}
+
 func writeMessage(w http.ResponseWriter, status int, message string) {
-	doc, err := json.Marshal(struct {
-		Message string `json:"message"`
-	}{message})
+	writeError(w, status, "message", message)
+}
+
+func writeError(w http.ResponseWriter, status int, member, message string) {
+	doc, err := json.Marshal(map[string]string{member: message})
 	if err != nil { // a string always has a JSON form
 		status, doc = http.StatusInternalServerError, []byte("{}")
 	}

@@ -6,28 +6,47 @@ import (
 	"io"
 	"net/http"
 	"path/filepath"
+	"strings"
 
 	"portico/internal/inference"
 	"portico/internal/mlflow"
+	"portico/internal/onnx"
 )
 
-// findModel takes the MLflow model in the model folder where there is no script. ModelDir is absolute.
+// findModel takes the MLflow or ONNX model in the model folder where there is no script. ModelDir is absolute.
 func (c *InferConfig) findModel() error {
 	if c.EntryScript != "" || c.ConfigFile != "" {
 		return nil
 	}
-	const needs = "start inference server: an entry script, a configuration file or an MLflow model is required"
+	const needs = "start inference server: an entry script, a configuration file, or an MLflow or ONNX model is required"
 	if c.ModelDir == "" {
 		return errors.New(needs)
 	}
+	if strings.EqualFold(filepath.Ext(c.ModelDir), onnx.Extension) {
+		file := c.ModelDir
+		c.ModelDir = filepath.Dir(file)
+		return c.useONNX(file, "", "")
+	}
 	m, err := mlflow.Open(c.ModelDir)
 	if errors.Is(err, mlflow.ErrNone) {
-		return fmt.Errorf(needs+"; in %s there is %w", c.ModelDir, err)
+		found, err := onnx.Open(c.ModelDir)
+		if errors.Is(err, onnx.ErrNone) {
+			return fmt.Errorf(needs+"; in %s there is %w, and %w", c.ModelDir, mlflow.ErrNone, err)
+		}
+		if err != nil {
+			return fmt.Errorf("start inference server: %w", err)
+		}
+		return c.useONNX(filepath.Join(c.ModelDir, filepath.FromSlash(found.File)), found.Name, found.Version)
 	}
 	if err != nil {
 		return fmt.Errorf("start inference server: %w", err)
 	}
-	c.mlflowModel = filepath.Join(c.ModelDir, filepath.FromSlash(m.Dir))
+	folder := filepath.Join(c.ModelDir, filepath.FromSlash(m.Dir))
+	// A named interpreter is an environment that was made for the model, and asks for MLflow.
+	if m.ONNX != "" && (c.Python == "" || !m.Python) {
+		return c.useONNX(filepath.Join(folder, filepath.FromSlash(m.ONNX)), filepath.Base(c.ModelDir), "")
+	}
+	c.mlflowModel = folder
 	return nil
 }
 

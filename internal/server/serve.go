@@ -226,6 +226,7 @@ func (s *serving) openEngine(ctx context.Context) error {
 	s.engine, err = local.New(ctx, local.Config{
 		Host: s.hostConfig(), Runtime: runtime, Sealer: s.keys, Overcommit: local.Overcommit(s.cfg.Overcommit),
 		Variables: s.workerVariables, NoForks: s.cfg.WorkerStart == "spawn", Spares: s.cfg.ForkSpares,
+		ONNX: s.onnx,
 	}, s.log)
 	if err != nil {
 		return err
@@ -281,6 +282,7 @@ func (s *serving) openControl(ctx context.Context) error {
 		Prices:   s.cfg.Prices,
 		Default:  online.WorkspaceID{Subscription: s.cfg.Subscription, ResourceGroup: s.cfg.ResourceGroup, Name: s.cfg.Workspace},
 		Location: s.cfg.Location, Now: s.now, Logger: s.log,
+		ONNXRuntime: func() error { _, _, err := s.onnx(); return err },
 	})
 	return err
 }

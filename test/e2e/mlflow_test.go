@@ -168,7 +168,7 @@ func TestMLflowRefused(t *testing.T) {
 		"no pyfunc":    {map[string]string{"MLmodel": "flavors: {spark: {}}\n"}, "custom_model", "no python_function flavor"},
 		"no packages":  {map[string]string{"MLmodel": "flavors: {python_function: {}}\n"}, "custom_model", "names no packages"},
 		"wrong type":   {map[string]string{"model.pkl": "x"}, "mlflow_model", "there is no MLmodel file"},
-		"not MLflow's": {map[string]string{"model.pkl": "x"}, "custom_model", "needs an MLflow model"},
+		"not MLflow's": {map[string]string{"model.pkl": "x"}, "custom_model", "needs an MLflow or ONNX model"},
 		"a path": {
 			map[string]string{"MLmodel": "flavors: {python_function: {}}\n", "requirements.txt": "./wheels/a.whl\n"},
 			"mlflow_model", "cannot be built",
@@ -211,7 +211,7 @@ func TestMLflowFlavors(t *testing.T) {
 		"onnx": {`{"input_data": [[1, 2], [-1, -2]]}`, []float64{3, -3}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			url := inferModel(t, python, filepath.Join(models, name))
+			url := inferModel(t, filepath.Join(models, name), "--python", python)
 			a := post(t, url+"/score", "application/json", c.body)
 			if name == "onnx" { // pyfunc gives an ONNX model's outputs by name
 				a.body = []byte(strings.TrimSuffix(strings.TrimPrefix(string(a.body), `{"y": `), "}"))
@@ -224,11 +224,11 @@ func TestMLflowFlavors(t *testing.T) {
 }
 
 // inferModel serves a model by `portico infer` and gives its URL.
-func inferModel(t *testing.T, python, model string) string {
+func inferModel(t *testing.T, model string, flags ...string) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "ready.json")
 	var log harness.Buffer
-	cmd := exec.Command(binary, "infer", "--model_dir", model, "--python", python, "--port", "0", "--ready-file", file)
+	cmd := exec.Command(binary, append([]string{"infer", "--model_dir", model, "--port", "0", "--ready-file", file}, flags...)...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = t.TempDir(), &log, &log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -35,7 +35,7 @@ func Program() (binary string, remove func(), err error) {
 	}
 	remove = func() { _ = os.RemoveAll(dir) }
 	binary = filepath.Join(dir, "portico")
-	build := exec.CommandContext(context.Background(), "go", "build", "-o", binary, "portico/cmd/portico")
+	build := exec.CommandContext(context.Background(), "go", "build", "-o", filepath.Dir(binary), "portico/cmd/portico", "portico/cmd/portico-onnx")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		remove()

@@ -44,6 +44,9 @@ type Config struct {
 	Host host.Config
 	// Runtime is the Python worker: the path that workers.Write gave.
 	Runtime string
+	// ONNX finds what ONNX models are served with: the worker program and the library. It is asked at each start of a
+	// worker. Nil: there are no such models.
+	ONNX func() (worker, library string, err error)
 	// Variables gives more variables of a template's workers, asked for at each start of one; a person's own win. Nil:
 	// none. It must not call the engine.
 	Variables func(ctx context.Context, t *compute.Template, instance string) (map[string]online.Secret, error)

@@ -52,6 +52,11 @@ func environment(t *compute.Template, instance, scratch string, machineCPUs int,
 	if t.Server == nil {
 		env["WORKER_COUNT"] = online.Secret(strconv.Itoa(t.Workers))
 	}
+	if t.ONNX != nil {
+		env[inference.VariableONNXModel] = online.Secret(t.ONNX.File)
+		env[inference.VariableONNXName] = online.Secret(t.ONNX.Name)
+		env[inference.VariableONNXVersion] = online.Secret(t.ONNX.Version)
+	}
 	env["HOME"] = online.Secret(scratch)
 	env["TMPDIR"] = online.Secret(scratch)
 	if t.ModelDir != "" {

@@ -150,15 +150,24 @@ func (l *launcher) logDir(index int) string { return filepath.Join(l.workerDir(i
 // logName is the directory of a worker's output.
 const logName = "log"
 
-// argv is what a worker of this engine is called by.
+// argv is what a Python worker of this engine is called by.
 func (l *launcher) argv() []string { return []string{l.template.Python, l.b.cfg.Runtime} }
 
 // processSpec describes a worker of this engine.
 func (l *launcher) processSpec(spec inference.WorkerSpec, start int) (host.ProcessSpec, error) {
 	t, scratch := l.template, l.scratch(spec.Index)
-	runtime := l.b.cfg.Runtime
+	env := environment(t, l.instance, scratch, l.b.cfg.Machine.CPUs, l.gpus)
+	argv, runtime := l.argv(), []string{l.b.cfg.Runtime}
 	if t.Server != nil {
-		runtime = "" // it does not use our worker
+		runtime = nil // it does not use our worker
+	}
+	if t.ONNX != nil {
+		worker, library, err := l.b.onnx()
+		if err != nil {
+			return host.ProcessSpec{}, err
+		}
+		argv, runtime = []string{worker}, []string{worker, library}
+		env[inference.VariableONNXLibrary] = online.Secret(library)
 	}
 	view, err := views(t, runtime, scratch, l.gpus)
 	if err != nil {
@@ -171,8 +180,8 @@ func (l *launcher) processSpec(spec inference.WorkerSpec, start int) (host.Proce
 			labelKind: kindWorker, labelSet: t.Set, labelInstance: l.instance, labelWorker: strconv.Itoa(spec.Index),
 			labelStart: strconv.Itoa(start), labelMemory: strconv.FormatInt(limits.MemoryBytes>>20, 10),
 		},
-		Argv:   l.argv(),
-		Env:    environment(t, l.instance, scratch, l.b.cfg.Machine.CPUs, l.gpus),
+		Argv:   argv,
+		Env:    env,
 		Dir:    appRoot(t, scratch),
 		User:   host.UserSeparate,
 		Limits: limits,
@@ -181,6 +190,14 @@ func (l *launcher) processSpec(spec inference.WorkerSpec, start int) (host.Proce
 		Page:   spec.Page,
 		Log:    host.LogSpec{Dir: l.logDir(spec.Index), FileBytes: l.b.cfg.LogFileBytes, Files: l.b.cfg.LogFiles},
 	}, nil
+}
+
+// onnx finds what serves ONNX models.
+func (b *Backend) onnx() (worker, library string, err error) {
+	if b.cfg.ONNX == nil {
+		return "", "", errors.New("this engine serves no ONNX models")
+	}
+	return b.cfg.ONNX()
 }
 
 // limitsOf shares an instance type among the workers of an instance. Memory is shared evenly, so that together
@@ -197,11 +214,14 @@ func limitsOf(t *compute.Template) host.Limits {
 
 // views are the paths that a worker sees beside the system's own. A host that cannot hide anything would not miss
 // one, so they are looked for here; the error is for people who do not know the server's directories.
-func views(t *compute.Template, runtime, scratch string, gpus []int) ([]host.View, error) {
+func views(t *compute.Template, runtime []string, scratch string, gpus []int) ([]host.View, error) {
 	view := []host.View{{Path: scratch, Writable: true}}
-	for _, part := range []struct{ what, path string }{
-		{"the Python worker", runtime}, {"the deployment's code", t.CodeDir}, {"the deployment's model", t.ModelDir},
-	} {
+	type part struct{ what, path string }
+	parts := []part{{"the deployment's code", t.CodeDir}, {"the deployment's model", t.ModelDir}}
+	for _, path := range runtime {
+		parts = append(parts, part{"the worker's program", path})
+	}
+	for _, part := range parts {
 		if part.path == "" {
 			continue
 		}

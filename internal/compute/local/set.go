@@ -89,7 +89,9 @@ func checkTemplate(t *compute.Template, count int) error {
 		return fmt.Errorf("set %s has no digest or no deployment", t.Set)
 	case t.Server != nil && len(t.Server.Command) == 0:
 		return fmt.Errorf("set %s lacks a command", t.Set)
-	case t.Server == nil && (t.Python == "" || t.MLflowModel == "" && (t.CodeDir == "" || t.ScoringScript == "")):
+	case t.ONNX != nil && t.Type.GPUs > 0:
+		return fmt.Errorf("set %s: ONNX models do not run on GPUs", t.Set)
+	case t.Server == nil && t.ONNX == nil && (t.Python == "" || t.MLflowModel == "" && (t.CodeDir == "" || t.ScoringScript == "")):
 		return fmt.Errorf("set %s lacks an interpreter, or code with a scoring script", t.Set)
 	case t.Workers < 1 || t.MaxConcurrent < 1 || t.RequestTimeout <= 0:
 		return fmt.Errorf("set %s: workers, concurrent requests and request timeout must be positive", t.Set)

@@ -1,0 +1,230 @@
+package onnxserve
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"portico/internal/onnxrt"
+)
+
+// Model is a loaded model with its name. It is safe for concurrent use.
+type Model struct {
+	Name, Version string
+	session       *onnxrt.Session
+	documents     [3]func() []byte // of swagger 2, 3 and 3.1
+	metadata      func() []byte
+}
+
+// NewModel names a session and sees that every input can be given.
+func NewModel(name, version string, session *onnxrt.Session) (*Model, error) {
+	for i := range session.Inputs {
+		if info := &session.Inputs[i]; info.Kind != onnxrt.Tensor {
+			return nil, fmt.Errorf("the input %q is no tensor; only tensors can be given", info.Name)
+		}
+	}
+	m := &Model{Name: name, Version: version, session: session}
+	for i := range m.documents {
+		m.documents[i] = sync.OnceValue(func() []byte { return m.describe(i) })
+	}
+	m.metadata = sync.OnceValue(m.describeProtocol)
+	return m, nil
+}
+
+// Inputs and Outputs describe what the model takes and gives.
+func (m *Model) Inputs() []onnxrt.Info { return m.session.Inputs }
+
+// Outputs describes what the model gives.
+func (m *Model) Outputs() []onnxrt.Info { return m.session.Outputs }
+
+// Request is what is asked.
+type Request struct {
+	Method, Path, Query []byte
+	// JSONLength is the value of Inference-Header-Content-Length; nil without that field.
+	JSONLength []byte
+	Body       []byte
+}
+
+// Answer is what is answered. Its bytes are valid until the executor's next request.
+type Answer struct {
+	Status int
+	Kind   string // content type
+	Body   []byte
+	// JSONLength is for the field Inference-Header-Content-Length; 0: none.
+	JSONLength int
+	// Ran is how long the model ran; Failed says that it failed, which is not the caller's fault.
+	Ran    time.Duration
+	Failed bool
+	// Terminated says that Terminate ended the run.
+	Terminated bool
+}
+
+// Executor answers requests, one at a time. Only Terminate may be called by another goroutine.
+type Executor struct {
+	model  *Model
+	runner *onnxrt.Runner
+	inputs []*tensor
+	all    []int // every output
+	some   []int // the outputs that a request names
+	binary []bool
+	name   [64]byte // scratch of member names
+	spans  []span
+	out    []byte
+	head   int // bytes of out that are left free before the body
+	ran    time.Duration
+}
+
+// span is where a value of the body lies.
+type span struct {
+	name string
+	at   int
+}
+
+// keptAnswer is how much memory of an answer is kept for the next request.
+const keptAnswer = 1 << 20
+
+// NewExecutor makes an executor. Before the body of an answer it leaves head bytes free in the same memory.
+func (m *Model) NewExecutor(head int) (*Executor, error) {
+	runner, err := m.session.NewRunner()
+	if err != nil {
+		return nil, fmt.Errorf("prepare a run: %w", err)
+	}
+	e := &Executor{model: m, runner: runner, head: head}
+	for i := range m.session.Inputs {
+		e.inputs = append(e.inputs, newTensor(&m.session.Inputs[i]))
+	}
+	for i := range m.session.Outputs {
+		e.all = append(e.all, i)
+	}
+	return e, nil
+}
+
+// Close releases the executor.
+func (e *Executor) Close() { e.runner.Close() }
+
+// Terminate ends the run that is under way, if there is one.
+func (e *Executor) Terminate() error { return e.runner.Terminate() }
+
+// Whole is the memory of the newest answer, from the bytes that were left free on.
+func (e *Executor) Whole() []byte { return e.out }
+
+// Messages of the reference inference server.
+const (
+	notFound   = "The requested URL was not found on the server. If you entered the URL manually please check your spelling and try again."
+	notAllowed = "The method is not allowed for the requested URL."
+)
+
+// Handle answers a request.
+func (e *Executor) Handle(r *Request) Answer {
+	if cap(e.out) > keptAnswer {
+		e.out = nil
+	}
+	if cap(e.out) < e.head {
+		e.out = make([]byte, e.head, e.head+1024)
+	}
+	e.out, e.ran = e.out[:e.head], 0
+	switch path := string(r.Path); {
+	case path == "/score":
+		return e.score(r)
+	case path == "/":
+		return e.health(r)
+	case path == "/swagger.json":
+		return e.swagger(r)
+	case path == "/v2" || len(path) > 3 && path[:4] == "/v2/":
+		return e.protocol(r, path[3:])
+	}
+	return e.message(404, notFound)
+}
+
+func (e *Executor) health(r *Request) Answer {
+	if !reads(r) {
+		return e.message(405, notAllowed)
+	}
+	e.out = append(e.out, "Healthy"...)
+	return e.answer(200, "text/html; charset=utf-8")
+}
+
+// reads says whether a request only asks for something.
+func reads(r *Request) bool { return string(r.Method) == "GET" || string(r.Method) == "HEAD" }
+
+func (e *Executor) answer(status int, kind string) Answer {
+	return Answer{Status: status, Kind: kind, Body: e.out[e.head:], Ran: e.ran}
+}
+
+const jsonKind = "application/json"
+
+// message is an error in the form of the reference inference server.
+func (e *Executor) message(status int, text string) Answer { return e.failure("message", status, text) }
+
+func (e *Executor) failure(member string, status int, text string) Answer {
+	e.out = append(e.out[:e.head], `{"`...)
+	e.out = append(e.out, member...)
+	e.out = append(e.out, `": `...)
+	e.out = append(appendText(e.out, []byte(text)), '}')
+	return e.answer(status, jsonKind)
+}
+
+// failed answers for an error, in the form whose member is given.
+func (e *Executor) failed(member string, err error) Answer {
+	var f *fault
+	var ort *onnxrt.Error
+	switch {
+	case errors.As(err, &f):
+		return e.failure(member, f.status, f.message)
+	case errors.Is(err, onnxrt.ErrTerminated):
+		a := e.failure(member, 503, "canceled")
+		a.Failed, a.Terminated = true, true
+		return a
+	case errors.As(err, &ort) && ort.Input:
+		return e.failure(member, 400, "The model refuses this input: "+ort.Message)
+	}
+	a := e.failure(member, 500, "The model failed on this input: "+err.Error())
+	a.Failed = true
+	return a
+}
+
+// run gives the runner its inputs and runs the model.
+func (e *Executor) run(outputs []int) error {
+	for i, t := range e.inputs {
+		if err := t.give(e.runner, i); err != nil {
+			return err
+		}
+	}
+	e.runner.Choose(outputs)
+	began := time.Now()
+	err := e.runner.Run()
+	e.ran = time.Since(began)
+	return err
+}
+
+// reset prepares the inputs for a request.
+func (e *Executor) reset() {
+	for _, t := range e.inputs {
+		t.reset()
+	}
+}
+
+// input finds an input by its name.
+func (e *Executor) input(name []byte) *tensor {
+	for _, t := range e.inputs {
+		if t.info.Name == string(name) {
+			return t
+		}
+	}
+	return nil
+}
+
+// inputNames lists the inputs for an error.
+func (e *Executor) inputNames() string { return names(e.model.session.Inputs) }
+
+func names(infos []onnxrt.Info) string {
+	text := ""
+	for i := range infos {
+		if i > 0 {
+			text += ", "
+		}
+		text += infos[i].Name
+	}
+	return text
+}

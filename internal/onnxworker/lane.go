@@ -1,0 +1,275 @@
+package onnxworker
+
+import (
+	"bytes"
+	"errors"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"portico/internal/onnxserve"
+)
+
+const (
+	firstBuffer = 16 << 10
+	keptBuffer  = 1 << 20          // a buffer that grew above this many bytes is not kept
+	headRoom    = 1 << 10          // bytes before an answer's body, for its head
+	sendTimeout = 30 * time.Second // without a byte taken by the reader, the connection is closed
+)
+
+// lane is one connection at a time, with at most one request on it. Reading, running and writing block the lane's own
+// thread: two system calls a request, and no poller between them.
+type lane struct {
+	index    int
+	w        *worker
+	executor *onnxserve.Executor
+	number   atomic.Uint64 // of the request that runs; 0: none, or one without a number
+
+	fd   int
+	in   []byte // in[:n] was read
+	n    int
+	head []byte // of the answer
+}
+
+// errGone: the other side has closed the connection, or cannot be talked to.
+var errGone = errors.New("the connection is gone")
+
+// serve answers the requests of a connection until it ends.
+func (l *lane) serve(fd int) {
+	l.fd, l.n = fd, 0
+	// Fails only where the bound is not known; then a reader that stops is found when it closes.
+	_ = syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_SNDTIMEO, &syscall.Timeval{Sec: int64(sendTimeout.Seconds())})
+	for l.exchange() {
+		if len(l.in) > keptBuffer {
+			l.in = nil
+		}
+	}
+	_ = syscall.Close(fd) // nobody reads from it any more
+	l.w.free <- l
+}
+
+// exchange reads a request and answers it. False: the connection is to be closed.
+func (l *lane) exchange() bool {
+	h, body, err := l.receive()
+	if err != nil {
+		var r *refused
+		if errors.As(err, &r) {
+			l.refuse(r.status, r.message)
+		}
+		return false
+	}
+	if !l.w.enter() {
+		return false
+	}
+	defer l.w.leave()
+	switch {
+	case max(len(h.id), len(h.legacyID), len(h.clientID)) > idMax:
+		return l.refuse(431, "a request id must not exceed "+strconv.Itoa(idMax)+" characters") && !h.close
+	case h.late:
+		return l.send(notStarted("deadline"), nil) && !h.close
+	}
+	return l.answer(&h, body) && !h.close
+}
+
+// receive reads one request. Nothing may follow it, because one may be outstanding.
+func (l *lane) receive() (head, []byte, error) {
+	l.n = 0
+	var end int
+	for from := 0; ; {
+		if err := l.fill(firstBuffer); err != nil {
+			return head{}, nil, err
+		}
+		end = bytes.Index(l.in[from:l.n], []byte("\r\n\r\n"))
+		if end += from; end > headMax || end < from && l.n > headMax {
+			return head{}, nil, refusef(431, "the request head is too large")
+		}
+		if end >= from {
+			break
+		}
+		from = max(l.n-3, 0)
+	}
+	h, err := parseHead(l.in[:end+2])
+	if err != nil {
+		return h, nil, err
+	}
+	body := end + 4
+	if l.n > body+h.length {
+		return h, nil, refusef(400, "bytes follow the request; one request may be outstanding")
+	}
+	if whole := body + h.length; whole > len(l.in) { // the head is parsed again where it lies then
+		grown := make([]byte, whole)
+		copy(grown, l.in[:l.n])
+		l.in = grown
+		if h, err = parseHead(l.in[:end+2]); err != nil {
+			return h, nil, err
+		}
+	}
+	for l.n < body+h.length {
+		if err := l.fill(0); err != nil {
+			return h, nil, err
+		}
+	}
+	return h, l.in[body : body+h.length], nil
+}
+
+// fill reads what there is, at least one byte, with room for more of them made first.
+func (l *lane) fill(room int) error {
+	if l.n == len(l.in) {
+		grown := make([]byte, max(2*len(l.in), room))
+		copy(grown, l.in)
+		l.in = grown
+	}
+	for {
+		n, err := syscall.Read(l.fd, l.in[l.n:])
+		if errors.Is(err, syscall.EINTR) {
+			continue
+		}
+		if err != nil || n <= 0 {
+			return errGone
+		}
+		l.n += n
+		return nil
+	}
+}
+
+// answer serves a request. False: the connection broke.
+func (l *lane) answer(h *head, body []byte) bool {
+	request := onnxserve.Request{Method: h.method, Path: h.path, Query: h.query, JSONLength: h.jsonLength, Body: body}
+	if string(h.method) != "POST" {
+		return l.write(h, l.executor.Handle(&request))
+	}
+	began := time.Now()
+	if h.numbered && !l.w.page.start(l.index, h.number) {
+		return l.send(notStarted("withdrawn"), nil)
+	}
+	l.number.Store(h.number)
+	a := l.executor.Handle(&request)
+	l.number.Store(0)
+	if a.Terminated {
+		l.w.log.Printf("canceled: the caller no longer waits for the answer; request %s", h.id)
+	} else if a.Failed {
+		l.w.log.Printf("the model failed; request %s: %s", h.id, a.Body)
+	}
+	// Sent before the page says that the request ended: who sees the end can read the answer.
+	kept := l.write(h, a)
+	l.w.page.finish(l.index, h.number, time.Since(began))
+	return kept
+}
+
+// cancel ends the request with this number if it runs here.
+func (l *lane) cancel(number uint64) {
+	if number == 0 || l.number.Load() != number {
+		return
+	}
+	if err := l.executor.Terminate(); err != nil {
+		l.w.log.Printf("a request cannot be canceled: %v", err)
+	}
+}
+
+// write sends an answer with the fields that every answer has.
+func (l *lane) write(h *head, a onnxserve.Answer) bool {
+	b := appendStatus(l.head[:0], a.Status)
+	b = appendField(b, "content-type", a.Kind)
+	if a.Failed {
+		b = append(b, "x-ms-run-function-failed: True\r\n"...)
+	} else {
+		b = append(b, "x-ms-run-function-failed: False\r\n"...)
+	}
+	b = l.appendIDs(b, h)
+	if a.Ran > 0 {
+		b = append(b, "x-ms-run-fn-exec-ms: "...)
+		b = strconv.AppendFloat(b, float64(a.Ran)/float64(time.Millisecond), 'f', 3, 64)
+		b = append(b, "\r\n"...)
+	}
+	if a.JSONLength > 0 {
+		b = append(b, "inference-header-content-length: "...)
+		b = append(strconv.AppendInt(b, int64(a.JSONLength), 10), "\r\n"...)
+	}
+	b = append(b, "content-length: "...)
+	b = append(strconv.AppendInt(b, int64(len(a.Body)), 10), "\r\n\r\n"...)
+	l.head = b
+	if string(h.method) == "HEAD" {
+		return l.send(b, nil)
+	}
+	if whole := l.executor.Whole(); len(b) <= headRoom {
+		start := headRoom - len(b)
+		copy(whole[start:], b)
+		return l.send(whole[start:], nil)
+	}
+	return l.send(b, a.Body)
+}
+
+// appendIDs appends the request's ids, as the reference inference server does.
+func (l *lane) appendIDs(b []byte, h *head) []byte {
+	id, legacy, client := h.id, h.legacyID, h.clientID
+	if len(id) == 0 {
+		id = l.w.makeID()
+	}
+	if len(client) == 0 {
+		client = legacy
+	}
+	if len(legacy) == 0 {
+		if legacy = client; len(legacy) == 0 {
+			legacy = id
+		}
+	}
+	b = appendField(b, "x-request-id", id)
+	b = appendField(b, "x-ms-request-id", legacy)
+	if len(client) > 0 {
+		b = appendField(b, "x-ms-client-request-id", client)
+	}
+	b = append(b, l.w.versionField...)
+	if len(h.trace) > 0 {
+		b = appendField(b, "TraceId", h.trace)
+	}
+	return b
+}
+
+func appendField[T string | []byte](b []byte, name string, value T) []byte {
+	b = append(append(b, name...), ": "...)
+	return append(append(b, value...), "\r\n"...)
+}
+
+var reasons = map[int]string{
+	200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 413: "Content Too Large",
+	431: "Request Header Fields Too Large", 500: "Internal Server Error", 501: "Not Implemented", 503: "Service Unavailable",
+}
+
+func appendStatus(b []byte, status int) []byte {
+	if status == 200 {
+		return append(b, "HTTP/1.1 200 OK\r\n"...)
+	}
+	b = strconv.AppendInt(append(b, "HTTP/1.1 "...), int64(status), 10)
+	return append(append(append(b, ' '), reasons[status]...), "\r\n"...)
+}
+
+// refuse answers what is no request.
+func (l *lane) refuse(status int, message string) bool {
+	body := []byte(`{"message": ` + strconv.Quote(message) + `}`) // of texts without anything to escape
+	b := appendField(appendStatus(nil, status), "content-type", "application/json")
+	return l.send(append(appendField(b, "content-length", strconv.Itoa(len(body))), "\r\n"...), body)
+}
+
+// notStarted is the answer to a request that is not begun.
+func notStarted(why string) []byte {
+	b := appendField(appendStatus(nil, 503), "x-portico-not-started", why)
+	return append(b, "content-length: 0\r\n\r\n"...)
+}
+
+// send writes both parts. False: the reader is gone, or takes nothing for sendTimeout.
+func (l *lane) send(first, second []byte) bool {
+	for _, part := range [...][]byte{first, second} {
+		for len(part) > 0 {
+			n, err := syscall.Write(l.fd, part)
+			if errors.Is(err, syscall.EINTR) {
+				continue
+			}
+			if err != nil {
+				return false
+			}
+			part = part[n:]
+		}
+	}
+	return true
+}

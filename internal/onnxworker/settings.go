@@ -1,0 +1,87 @@
+package onnxworker
+
+import (
+	"fmt"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"portico/internal/onnxrt"
+)
+
+// Environment variables. Those with the prefix PORTICO_ are set by whoever starts the worker; the others are settings
+// of the deployment.
+const (
+	varLibrary = "PORTICO_ONNX_LIBRARY" // file of ONNX Runtime
+	varModel   = "PORTICO_ONNX_MODEL"   // file of the model
+	varName    = "PORTICO_ONNX_NAME"    // of the model, in the Open Inference Protocol
+	varVersion = "PORTICO_ONNX_VERSION" // likewise
+
+	varThreads      = "ONNX_THREADS"      // threads of one run
+	varConcurrency  = "ONNX_CONCURRENCY"  // requests at once
+	varOptimization = "ONNX_OPTIMIZATION" // of the graph: none, basic, extended, all
+	varProviders    = "ONNX_PROVIDERS"    // execution providers: only the processor's is there
+
+	// varShare is how many processors are this worker's share; engines size thread pools with it.
+	varShare = "OMP_NUM_THREADS"
+)
+
+const (
+	maxThreads     = 256
+	maxConcurrency = lanesMax - 2 // two lanes are for requests that come ahead of their turn
+)
+
+type settings struct {
+	library, model, name, version string
+	concurrency                   int
+	options                       onnxrt.Options
+}
+
+var optimizations = map[string]onnxrt.Optimization{
+	"none": onnxrt.OptimizeNone, "basic": onnxrt.OptimizeBasic, "extended": onnxrt.OptimizeExtended, "": onnxrt.OptimizeAll,
+	"all": onnxrt.OptimizeAll,
+}
+
+func readSettings(getenv func(string) string) (*settings, error) {
+	s := &settings{library: getenv(varLibrary), model: getenv(varModel), name: getenv(varName), version: getenv(varVersion)}
+	for name, value := range map[string]string{varLibrary: s.library, varModel: s.model, varName: s.name, varVersion: s.version} {
+		if value == "" {
+			return nil, fmt.Errorf("the worker is started without %s", name)
+		}
+	}
+	share := runtime.NumCPU()
+	if n, err := strconv.Atoi(getenv(varShare)); err == nil && n > 0 {
+		share = n
+	}
+	var err error
+	if s.options.Threads, err = number(getenv, varThreads, 1, maxThreads); err != nil {
+		return nil, err
+	}
+	// A run that uses several threads needs as many processors.
+	ahead := max(share/s.options.Threads, 1)
+	if s.concurrency, err = number(getenv, varConcurrency, min(ahead, maxConcurrency), maxConcurrency); err != nil {
+		return nil, err
+	}
+	level, ok := optimizations[strings.ToLower(getenv(varOptimization))]
+	if !ok {
+		return nil, fmt.Errorf("the setting %s is %.40q, which is not one of none, basic, extended, all", varOptimization,
+			getenv(varOptimization))
+	}
+	s.options.Optimization = level
+	if p := getenv(varProviders); p != "" && p != "CPUExecutionProvider" {
+		return nil, fmt.Errorf("the setting %s is %.80q, but only CPUExecutionProvider is implemented", varProviders, p)
+	}
+	return s, nil
+}
+
+func number(getenv func(string) string, name string, fallback, most int) (int, error) {
+	text := getenv(name)
+	if text == "" {
+		return fallback, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > most {
+		return 0, fmt.Errorf("the setting %s is %.40q, which is not a number from 1 to %d", name, text, most)
+	}
+	return n, nil
+}

@@ -1,0 +1,105 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"portico/internal/inference"
+	"portico/internal/onnx"
+)
+
+// inferONNX is an ONNX model that `portico infer` serves.
+type inferONNX struct{ worker, library, file, name, version string }
+
+// variables tell the worker what it serves.
+func (o *inferONNX) variables() map[string]string {
+	return map[string]string{
+		inference.VariableONNXLibrary: o.library, inference.VariableONNXModel: o.file,
+		inference.VariableONNXName: o.name, inference.VariableONNXVersion: o.version,
+	}
+}
+
+// firstVersion is that of a model which has none of its own.
+const firstVersion = "1"
+
+// useONNX makes the file what is served. Without a name of its own the model is called by its file.
+func (c *InferConfig) useONNX(file, name, version string) error {
+	if c.Batching.MaxSize > 1 {
+		return errors.New("start inference server: batching is not implemented for ONNX models")
+	}
+	library, err := onnx.Library(c.DataDir)
+	if errors.Is(err, onnx.ErrMissing) {
+		return fmt.Errorf("start inference server: %w --data-dir %s", err, c.DataDir)
+	}
+	if err != nil {
+		return fmt.Errorf("start inference server: %w", err)
+	}
+	worker, err := onnxWorker()
+	if err != nil {
+		return fmt.Errorf("start inference server: %w", err)
+	}
+	if name == "" {
+		name = strings.TrimSuffix(filepath.Base(file), filepath.Ext(file))
+	}
+	orElse(&version, firstVersion)
+	c.onnx = &inferONNX{worker: worker, library: library, file: file, name: name, version: version}
+	return nil
+}
+
+// onnx finds what ONNX models are served with.
+func (s *serving) onnx() (worker, library string, err error) {
+	if worker, err = onnxWorker(); err != nil {
+		return "", "", err
+	}
+	library, err = onnx.Library(s.cfg.DataDir)
+	return worker, library, err
+}
+
+// onnxWorker is the program that serves ONNX models; it lies beside this one.
+func onnxWorker() (string, error) {
+	self, err := os.Executable()
+	if err == nil {
+		self, err = filepath.EvalSymlinks(self)
+	}
+	if err != nil {
+		return "", fmt.Errorf("look for %s: %w", onnx.Worker, err)
+	}
+	path := filepath.Join(filepath.Dir(self), onnx.Worker)
+	if _, err := os.Stat(path); err != nil {
+		return "", fmt.Errorf("the program %s is not beside %s; `make build` makes both", onnx.Worker, filepath.Base(self))
+	}
+	return path, nil
+}
+
+// protocolPrefix begins the paths of the Open Inference Protocol.
+const protocolPrefix = "/v2"
+
+// serveProtocol has the routes of the Open Inference Protocol. False: the path is none of them. Whether the instance lives
+// and is ready is answered for a worker that does not answer yet.
+func (h *inferHandler) serveProtocol(w http.ResponseWriter, r *http.Request) bool {
+	path := r.URL.Path
+	if path != protocolPrefix && !strings.HasPrefix(path, protocolPrefix+"/") {
+		return false
+	}
+	ready := h.instance.current.Load().Status().State == inference.StateReady
+	switch {
+	case path == protocolPrefix+"/health/live" && !ready && r.Method == http.MethodGet:
+		writeDocument(w, http.StatusOK, `{"live":true}`)
+	case strings.HasSuffix(path, "/ready") && !ready && r.Method == http.MethodGet:
+		writeDocument(w, http.StatusServiceUnavailable, `{"ready":false}`)
+	default:
+		h.serve(w, r, http.MethodGet, http.MethodHead, http.MethodPost)
+	}
+	return true
+}
+
+func writeDocument(w http.ResponseWriter, status int, document string) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, document) // a prober that hung up learns nothing
+}

@@ -1,0 +1,149 @@
+package e2e
+
+import (
+	"net/http"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"portico/internal/onnx/onnxtest"
+)
+
+const irisRow = `{"input_data": [[5.1, 3.5, 1.4, 0.2]]}`
+
+// TestInferServesONNX: `portico infer` serves an .onnx file, a folder, a repository and what MLflow saved, without Python.
+func TestInferServesONNX(t *testing.T) {
+	t.Parallel()
+	data := onnxtest.DataDir(t)
+	model := onnxtest.Model(t, "iris")
+	tree := files(t, map[string]string{
+		"folder/README.md": "", "repository/flowers/1/x": "", "repository/flowers/3/y": "",
+		"mlflow/MLmodel": "flavors:\n  onnx:\n    data: model.onnx\n  python_function:\n    loader_module: mlflow.onnx\n",
+	})
+	for _, to := range []string{"folder/iris.onnx", "repository/flowers/3/model.onnx", "mlflow/model.onnx"} {
+		command(t, "cp", model, filepath.Join(tree, to))
+	}
+	for _, c := range []struct{ model, name, version string }{
+		{model, "iris", "1"}, {filepath.Join(tree, "folder"), "iris", "1"},
+		{filepath.Join(tree, "repository"), "flowers", "3"}, {filepath.Join(tree, "mlflow"), "mlflow", "1"},
+	} {
+		url := inferModel(t, c.model, "--data-dir", data, "--python", "")
+		a := post(t, url+"/score", "application/json", irisRow)
+		if a.status != http.StatusOK || !strings.Contains(string(a.body), `"label": [0]`) {
+			t.Errorf("%s: %d %s", c.model, a.status, a.body)
+		}
+		a = post(t, url+"/v2/models/"+c.name+"/versions/"+c.version+"/infer", "application/json",
+			`{"inputs": [{"name": "X", "shape": [1, 4], "datatype": "FP32", "data": [5.1, 3.5, 1.4, 0.2]}], "outputs": [{"name": "label"}]}`)
+		if a.status != http.StatusOK || !strings.HasSuffix(string(a.body), `"outputs":[{"name":"label","datatype":"INT64","shape":[1],"data":[0]}]}`) {
+			t.Errorf("%s: %d %s", c.model, a.status, a.body)
+		}
+		a = post(t, url+"/v2/health/live", "application/json", "")
+		if a.status != http.StatusMethodNotAllowed || !strings.HasPrefix(string(a.body), `{"error": `) {
+			t.Errorf("%s: %d %s", c.model, a.status, a.body)
+		}
+	}
+}
+
+// TestRuntimeCommands: what is missing names the command that installs it, and that command installs it.
+func TestRuntimeCommands(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	run := func(args ...string) (string, int) {
+		cmd := exec.Command(binary, args...)
+		out, err := cmd.CombinedOutput()
+		if cmd.ProcessState == nil {
+			t.Fatal(err)
+		}
+		return string(out), cmd.ProcessState.ExitCode()
+	}
+	out, code := run("infer", "--model-dir", onnxtest.Model(t, "iris"), "--port", "0", "--data-dir", dir)
+	if code != 1 || !strings.Contains(out, "install it with: portico runtime install onnx --data-dir "+dir) {
+		t.Errorf("%d %s", code, out)
+	}
+	if out, code = run("runtime", "list", "--data-dir", dir, "--query", "[].state", "-o", "tsv"); code != 0 || out != "missing\n" {
+		t.Errorf("%d %q", code, out)
+	}
+	if out, code = run("runtime", "install", "torch", "--data-dir", dir); code != 2 {
+		t.Errorf("%d %s", code, out)
+	}
+	if out, code = run("runtime", "install", "onnx", "--data-dir", dir, "--from", onnxtest.Library(t)); code != 0 {
+		t.Errorf("%d %s", code, out)
+	}
+	if out, code = run("runtime", "list", "--data-dir", dir, "--query", "[].state", "-o", "tsv"); code != 0 || out != "installed\n" {
+		t.Errorf("%d %q", code, out)
+	}
+}
+
+// TestONNXDeployments deploys an .onnx file and a model repository: no script, no environment, no Python; and asks both
+// ways through the front door.
+func TestONNXDeployments(t *testing.T) {
+	library := onnxtest.Library(t)
+	s := start(t)
+	dir := files(t, map[string]string{
+		"endpoint.yml": endpointYAML("flowers"), "repository/iris/7/x": "",
+		"blue.yml": "name: blue\nendpoint_name: flowers\nmodel:\n  path: " + onnxtest.Model(t, "iris-texts") +
+			"\n  name: species\n  version: 4\ninstance_type: Standard_DS3_v2\ninstance_count: 1\n",
+		"green.yml": "name: green\nendpoint_name: flowers\nmodel:\n  path: repository\n  type: triton_model\n" +
+			"instance_type: Standard_DS3_v2\ninstance_count: 1\nenvironment_variables:\n  ONNX_CONCURRENCY: 4\n" +
+			"request_settings:\n  max_concurrent_requests_per_instance: 8\n",
+		"slow.yml": "name: slow\nendpoint_name: flowers\nmodel:\n  path: " + onnxtest.Model(t, "slow") +
+			"\ninstance_type: Standard_DS3_v2\ninstance_count: 1\nrequest_settings:\n  request_timeout_ms: 1000\n",
+	})
+	command(t, "cp", onnxtest.Model(t, "iris"), filepath.Join(dir, "repository/iris/7/model.onnx"))
+	s.must("ml", "online-endpoint", "create", "-f", filepath.Join(dir, "endpoint.yml"), "-o", "none")
+	create := func(name string, flags ...string) result {
+		return s.cli(append([]string{"ml", "online-deployment", "create", "-f", filepath.Join(dir, name+".yml"), "-o", "none"}, flags...)...)
+	}
+	if r := create("blue"); r.code != 1 || !strings.Contains(r.err, "install it with: portico runtime install onnx") {
+		t.Errorf("without the library: %d %s", r.code, r.err)
+	}
+	s.must("runtime", "install", "onnx", "--from", library)
+	if r := create("blue", "--all-traffic"); r.code != 0 {
+		t.Fatal(r.err)
+	}
+	key := s.key("flowers")
+	if a := s.score("flowers", key, irisRow); a.status != http.StatusOK || !strings.Contains(string(a.body), `"output_label": ["setosa"]`) {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	a := s.score("flowers", key, `{"input_data": [[1]]}`)
+	if a.status != http.StatusFailedDependency || a.header.Get("Ms-Azureml-Model-Error-Statuscode") != "400" ||
+		!strings.Contains(string(a.body), `expected shape [?, 4], got [1, 1]`) {
+		t.Errorf("%d %v %s", a.status, a.header, a.body)
+	}
+	if a := s.ask(http.MethodGet, "flowers", "/v2/models/species/versions/4", key, ""); a.status != http.StatusOK ||
+		!strings.Contains(string(a.body), `"platform":"onnxruntime_onnx"`) {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	if a := s.ask(http.MethodGet, "flowers", "/swagger.json", key, ""); a.status != http.StatusOK || !strings.Contains(string(a.body), "X: float32 [?, 4]") {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	if r := create("green"); r.code != 0 {
+		t.Fatal(r.err)
+	}
+	a = s.ask(http.MethodPost, "flowers", "/v2/models/iris/versions/7/infer", key,
+		`{"inputs": [{"name": "X", "shape": [1, 4], "datatype": "FP32", "data": [5.1, 3.5, 1.4, 0.2]}], "outputs": [{"name": "label"}]}`,
+		"azureml-model-deployment", "green")
+	if a.status != http.StatusOK || !strings.Contains(string(a.body), `"data":[0]`) {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	if r := create("slow"); r.code != 0 {
+		t.Fatal(r.err)
+	}
+	// What takes too long is ended, and the instance serves the next one.
+	if a = s.score("flowers", key, `{"input_data": [1000000000000]}`, "azureml-model-deployment", "slow"); a.status != http.StatusRequestTimeout {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	s.eventually("the slow model serves again", func() bool {
+		return s.score("flowers", key, `{"input_data": [1]}`, "azureml-model-deployment", "slow").status == http.StatusOK
+	})
+	if logs := s.must("ml", "online-deployment", "get-logs", "-n", "slow", "-e", "flowers"); !strings.Contains(logs, "portico-onnx: ONNX Runtime") ||
+		!strings.Contains(logs, "canceled: the caller no longer waits") {
+		t.Errorf("logs: %s", logs)
+	}
+	s.kill()
+	s.up() // the workers went on, and are taken up again
+	s.eventually("the model answers after the server was killed", func() bool {
+		return s.score("flowers", key, irisRow).status == http.StatusOK
+	})
+}
