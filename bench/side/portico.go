@@ -12,12 +12,14 @@ import (
 	"strings"
 )
 
-// Deployment is a scoring script that Portico serves.
+// Deployment is a scoring script, or an ONNX model, that Portico serves.
 type Deployment struct {
 	Portico     string // the binary
 	Code        string // folder of the script
 	Script      string
 	Conda       string // dependencies of the environment, as the lines of a YAML list
+	Model       string // an .onnx file, in place of the three above
+	Library     string // ONNX Runtime, for that
 	Workers     int    // WORKER_COUNT
 	Connections int    // that callers open at most
 	More        string // further lines of the deployment's file
@@ -27,9 +29,11 @@ const (
 	endpointYAML = `name: bench
 auth_mode: key
 `
-	deploymentYAML = `name: blue
-endpoint_name: bench
-code_configuration:
+	modelYAML = `model:
+  name: bench
+  path: %s
+`
+	scriptYAML = `code_configuration:
   code: %s
   scoring_script: %s
 environment:
@@ -37,6 +41,9 @@ environment:
     name: bench
     dependencies:
 %s
+`
+	deploymentYAML = `name: blue
+endpoint_name: bench
 instance_type: Standard_DS3_v2
 instance_count: 1
 environment_variables:
@@ -90,7 +97,14 @@ func (d Deployment) deploy(ctx context.Context, dir, data, ready string, p *Proc
 		}
 		return out, nil
 	}
-	deployment := fmt.Sprintf(deploymentYAML, d.Code, d.Script, d.Conda, d.Workers, d.Connections) + d.More
+	what := fmt.Sprintf(scriptYAML, d.Code, d.Script, d.Conda)
+	if d.Model != "" {
+		what = fmt.Sprintf(modelYAML, d.Model)
+		if _, err := cli("runtime", "install", "onnx", "--from", d.Library); err != nil {
+			return err
+		}
+	}
+	deployment := fmt.Sprintf(deploymentYAML, d.Workers, d.Connections) + what + d.More
 	for name, text := range map[string]string{"endpoint.yml": endpointYAML, "deployment.yml": deployment} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			return fmt.Errorf("write %s: %w", name, err)

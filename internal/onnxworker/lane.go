@@ -3,9 +3,9 @@ package onnxworker
 import (
 	"bytes"
 	"errors"
+	"net"
 	"strconv"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"portico/internal/onnxserve"
@@ -13,20 +13,21 @@ import (
 
 const (
 	firstBuffer = 16 << 10
-	keptBuffer  = 1 << 20          // a buffer that grew above this many bytes is not kept
-	headRoom    = 1 << 10          // bytes before an answer's body, for its head
-	sendTimeout = 30 * time.Second // without a byte taken by the reader, the connection is closed
+	keptBuffer  = 1 << 20 // a buffer that grew above this many bytes is not kept
+	headRoom    = 1 << 10 // bytes before an answer's body, for its head
+	// An answer of more than boundedWrite bytes may find the socket full; its reader has sendTimeout for it.
+	boundedWrite = 4 << 10
+	sendTimeout  = 30 * time.Second
 )
 
-// lane is one connection at a time, with at most one request on it. Reading, running and writing block the lane's own
-// thread: two system calls a request, and no poller between them.
+// lane is one connection at a time, with at most one request on it.
 type lane struct {
 	index    int
 	w        *worker
 	executor *onnxserve.Executor
 	number   atomic.Uint64 // of the request that runs; 0: none, or one without a number
 
-	fd   int
+	conn net.Conn
 	in   []byte // in[:n] was read
 	n    int
 	head []byte // of the answer
@@ -36,16 +37,14 @@ type lane struct {
 var errGone = errors.New("the connection is gone")
 
 // serve answers the requests of a connection until it ends.
-func (l *lane) serve(fd int) {
-	l.fd, l.n = fd, 0
-	// Fails only where the bound is not known; then a reader that stops is found when it closes.
-	_ = syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_SNDTIMEO, &syscall.Timeval{Sec: int64(sendTimeout.Seconds())})
+func (l *lane) serve(conn net.Conn) {
+	l.conn, l.n = conn, 0
 	for l.exchange() {
 		if len(l.in) > keptBuffer {
 			l.in = nil
 		}
 	}
-	_ = syscall.Close(fd) // nobody reads from it any more
+	_ = conn.Close() // nobody reads from it any more
 	l.w.free <- l
 }
 
@@ -120,17 +119,11 @@ func (l *lane) fill(room int) error {
 		copy(grown, l.in)
 		l.in = grown
 	}
-	for {
-		n, err := syscall.Read(l.fd, l.in[l.n:])
-		if errors.Is(err, syscall.EINTR) {
-			continue
-		}
-		if err != nil || n <= 0 {
-			return errGone
-		}
-		l.n += n
-		return nil
+	n, err := l.conn.Read(l.in[l.n:])
+	if l.n += n; err != nil && n == 0 {
+		return errGone
 	}
+	return nil
 }
 
 // answer serves a request. False: the connection broke.
@@ -257,18 +250,19 @@ func notStarted(why string) []byte {
 	return append(b, "content-length: 0\r\n\r\n"...)
 }
 
-// send writes both parts. False: the reader is gone, or takes nothing for sendTimeout.
+// send writes both parts. False: the reader is gone, or has not taken them within sendTimeout.
 func (l *lane) send(first, second []byte) bool {
+	if len(first)+len(second) > boundedWrite {
+		// Both fail only on a closed connection, which the write tells.
+		_ = l.conn.SetWriteDeadline(time.Now().Add(sendTimeout))
+		defer func() { _ = l.conn.SetWriteDeadline(time.Time{}) }()
+	}
 	for _, part := range [...][]byte{first, second} {
-		for len(part) > 0 {
-			n, err := syscall.Write(l.fd, part)
-			if errors.Is(err, syscall.EINTR) {
-				continue
-			}
-			if err != nil {
-				return false
-			}
-			part = part[n:]
+		if len(part) == 0 {
+			continue
+		}
+		if _, err := l.conn.Write(part); err != nil {
+			return false
 		}
 	}
 	return true

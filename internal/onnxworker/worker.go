@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"net"
 	"os"
 	"os/signal"
 	"runtime"
@@ -118,7 +119,12 @@ func loadSession(library *onnxrt.Library, s *settings) (*onnxrt.Session, error) 
 func (w *worker) run() int {
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGUSR1)
-	go w.accept() // ends with the process
+	listener, err := net.FileListener(os.NewFile(listenerFD, "socket"))
+	if err != nil {
+		w.log.Print(err)
+		return 1
+	}
+	go w.accept(listener) // ends with the process
 	for s := range signals {
 		if s == syscall.SIGTERM {
 			break
@@ -136,19 +142,16 @@ func (w *worker) run() int {
 }
 
 // accept gives each connection a lane. Without a free one the others wait where they are.
-func (w *worker) accept() {
-	_ = syscall.SetNonblock(listenerFD, false) // else accepting fails at once, which is told
+func (w *worker) accept(listener net.Listener) {
 	for l := range w.free {
 		for {
-			fd, _, err := syscall.Accept(listenerFD)
+			conn, err := listener.Accept()
 			if err == nil {
-				go l.serve(fd)
+				go l.serve(conn)
 				break
 			}
-			if !errors.Is(err, syscall.EINTR) && !errors.Is(err, syscall.ECONNABORTED) {
-				w.log.Printf("cannot accept a connection: %v", err)
-				time.Sleep(acceptPause)
-			}
+			w.log.Printf("cannot accept a connection: %v", err)
+			time.Sleep(acceptPause)
 		}
 	}
 }

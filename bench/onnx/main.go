@@ -1,0 +1,178 @@
+// Onnx measures how `portico infer` and `portico serve` answer for an ONNX model, against the same model in the process of the
+// HTTP server, and against `mlflow models serve` with the scikit-learn model that it was made from: side by side, in turns.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"time"
+
+	"portico/bench/side"
+	"portico/internal/onnx"
+)
+
+type options struct {
+	portico, inprocess, model, data, mlflow string
+	connections, rounds                     int
+	duration, warm                          time.Duration
+}
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// Three rows of the iris data, as each server takes them.
+const (
+	rows   = `[[5.1, 3.5, 1.4, 0.2], [5.9, 3.0, 4.2, 1.5], [6.5, 3.0, 5.8, 2.2]]`
+	body   = `{"input_data": ` + rows + `}`
+	inputs = `{"inputs": ` + rows + `}`
+)
+
+func run() (err error) {
+	var o options
+	flag.StringVar(&o.portico, "portico", "bin/portico", "the Portico binary, with portico-onnx beside it")
+	flag.StringVar(&o.inprocess, "inprocess", ".build/bench/inprocess", "the program to compare with")
+	flag.StringVar(&o.model, "model", "internal/onnxserve/testdata/iris.onnx", "logistic regression on iris")
+	flag.StringVar(&o.data, "data", ".build/onnx", "folder in which ONNX Runtime is installed")
+	flag.StringVar(&o.mlflow, "mlflow", ".build/bench/mlflow", "environment and models of bench/runtime; left out when it is not there")
+	flag.IntVar(&o.connections, "connections", 16, "keep-alive connections of the load generator")
+	flag.IntVar(&o.rounds, "rounds", 3, "rounds; the median counts")
+	flag.DurationVar(&o.duration, "duration", 4*time.Second, "length of one measurement")
+	flag.DurationVar(&o.warm, "warm", time.Second, "length of the warm-up before a row's measurements")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	for _, path := range []*string{&o.portico, &o.inprocess, &o.model, &o.data, &o.mlflow} {
+		if *path, err = filepath.Abs(*path); err != nil {
+			return fmt.Errorf("find %s: %w", *path, err)
+		}
+	}
+	dir, err := os.MkdirTemp("", "portico-bench-")
+	if err != nil {
+		return fmt.Errorf("make a folder: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	library, err := onnx.Library(o.data)
+	if err != nil {
+		return err
+	}
+	sides, err := start(ctx, o, dir, library)
+	defer func() {
+		for _, s := range sides {
+			err = errors.Join(err, s.Stop())
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	plan := side.Plan{Rounds: o.rounds, Warm: o.warm, Modes: []side.Mode{
+		{Title: "as fast as it goes", Connections: o.connections, Duration: o.duration},
+		{Title: "one caller", Connections: 1, Duration: o.duration},
+	}}
+	measured, err := plan.Run(ctx, sides)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("logistic regression on 3x4 on %d CPUs, %d bytes of JSON\n\n", runtime.NumCPU(), len(body))
+	plan.Report(os.Stdout, measured)
+	for _, r := range measured {
+		fmt.Printf("  %-40s %.2f of the in-process figure\n", r.Label, r.Rate(0)/measured[0].Rate(0))
+	}
+	return nil
+}
+
+// start starts every server and waits until each answers rightly.
+func start(ctx context.Context, o options, dir, library string) ([]side.Side, error) {
+	var sides []side.Side
+	for _, c := range []struct {
+		name, path, body string
+		start            func() (side.Side, *side.Process, error)
+		right            func(got any) bool
+	}{
+		{"in process", "/score", body, func() (side.Side, *side.Process, error) {
+			return command(dir, o.inprocess, "--library", library, "--model", o.model, "--address", "%s:%s")
+		}, labels("label")},
+		{"portico infer", "/score", body, func() (side.Side, *side.Process, error) {
+			return command(dir, o.portico, "infer", "--model-dir", o.model, "--data-dir", o.data, "--access-log=false",
+				"--host", "%s", "--port", "%s")
+		}, labels("label")},
+		{"portico serve (key, split, log)", "", body, func() (side.Side, *side.Process, error) {
+			return side.Deployment{Portico: o.portico, Model: o.model, Library: library, Workers: 1, Connections: o.connections}.Serve(ctx, dir)
+		}, labels("label")},
+		{"mlflow models serve, scikit-learn", "/invocations", inputs, func() (side.Side, *side.Process, error) {
+			if _, err := os.Stat(filepath.Join(o.mlflow, "models", "lr")); err != nil {
+				return side.Side{}, nil, nil //nolint:nilerr // bench/runtime/run.sh makes it
+			}
+			return command(dir, filepath.Join(o.mlflow, "bin", "mlflow"), "models", "serve", "--model-uri",
+				filepath.Join(o.mlflow, "models", "lr"), "--env-manager", "local", "--workers", "1", "--host", "%s", "--port", "%s")
+		}, labels("predictions")},
+	} {
+		fmt.Fprintf(os.Stderr, "starting %s\n", c.name)
+		s, p, err := c.start()
+		if err != nil {
+			return sides, fmt.Errorf("start %s: %w", c.name, err)
+		}
+		if p == nil {
+			continue
+		}
+		s.Name, s.Body = c.name, []byte(c.body)
+		s.URL += c.path
+		sides = append(sides, s)
+		if err := sides[len(sides)-1].Ready(ctx, p, c.right); err != nil {
+			return sides, err
+		}
+	}
+	return sides, nil
+}
+
+// labels approves an answer whose member of this name says which flowers the rows are.
+func labels(member string) func(got any) bool {
+	return func(got any) bool {
+		object, ok := got.(map[string]any)
+		return ok && fmt.Sprint(object[member]) == "[0 1 2]"
+	}
+}
+
+// command starts a server that listens on a free address, whose parts replace each %s.
+func command(dir, program string, args ...string) (side.Side, *side.Process, error) {
+	address, err := side.FreeAddress()
+	if err != nil {
+		return side.Side{}, nil, err
+	}
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return side.Side{}, nil, fmt.Errorf("read %s: %w", address, err)
+	}
+	for i, arg := range args {
+		switch {
+		case arg == "%s" && args[i-1] == "--host":
+			args[i] = host
+		case arg == "%s":
+			args[i] = port
+		case arg == "%s:%s":
+			args[i] = address
+		}
+	}
+	cmd := exec.Command(program, args...) //nolint:noctx // Stop ends it, in order
+	cmd.Env = append(os.Environ(), "OMP_NUM_THREADS=1", "MLFLOW_DISABLE_TELEMETRY=true",
+		"PATH="+filepath.Dir(program)+":"+os.Getenv("PATH"))
+	p, err := side.Launch(dir, filepath.Base(program)+"-"+port, cmd)
+	if err != nil {
+		return side.Side{}, nil, err
+	}
+	s := side.Of(p.AnyExit())
+	s.URL = "http://" + address
+	return s, p, nil
+}
