@@ -32,11 +32,10 @@ test: build lint unit race python conformance cross ## everything that must pass
 bench: build ## Portico against Flask + gunicorn, side by side
 	bench/gateway/run.sh
 
-lint: $(GOLANGCI) $(VENV)/.done ## format, vet, golangci-lint, ruff, mypy
+lint: $(GOLANGCI) $(VENV)/.done ## format, golangci-lint (go vet is one of it), ruff, mypy
 	@test -z "$$(gofmt -l cmd internal workers bench test examples 2>/dev/null)" || { gofmt -l cmd internal workers bench test examples; echo "run make format"; exit 1; }
-	$(GO) vet ./...
 	$(GOLANGCI) run ./...
-	cd test/compat/go && $(GO) vet ./... && $(GOLANGCI) run ./...
+	cd test/compat/go && $(GOLANGCI) run ./...
 	$(VENV)/bin/ruff check workers examples bench test
 	$(VENV)/bin/ruff format --check workers examples bench test
 	$(VENV)/bin/mypy
@@ -59,15 +58,15 @@ python: $(VENV)/.done ## tests of the Python worker
 	$(VENV)/bin/pytest -q workers/python/tests
 
 conformance: build ## the whole product as a user sees it: real server, real clients, failures
-	$(GO) test -count=1 -parallel 4 -timeout 30m $$($(GO) list ./test/... | grep -v /test/compat)
-	$(GO) test -count=1 -short -timeout 30m ./test/compat/
+	PORTICO_TEST_BINARY=$(CURDIR)/bin/portico $(GO) test -count=1 -parallel 4 -timeout 30m ./test/...
 
 compat: ## every official client, newest and older, in both modes (its quick part is in conformance)
-	$(GO) test -count=1 -timeout 60m ./test/compat/
+	PORTICO_TEST_COMPAT=all $(GO) test -count=1 -timeout 60m ./test/compat/
 
+# What was linked before and has not changed is not linked again.
 cross: ## the binaries compile for every platform
-	@for p in $(PLATFORMS); do for b in portico portico-onnx; do echo "build $$b $$p"; \
-	GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) build -o /dev/null ./cmd/$$b || exit 1; done; done
+	@for p in $(PLATFORMS); do echo "build $$p"; GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) build -buildvcs=false -ldflags '-s -w' \
+		-o $(BUILD)/cross/$$p/ ./cmd/portico ./cmd/portico-onnx || exit 1; done
 
 tools: $(GOLANGCI) $(VENV)/.done ## install the pinned tools below .build
 

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Fails when a test left a process of the product behind.
+# Fails when a test left a process of the product behind. What is ending is given ten seconds.
 set -u
-left=$(pgrep -a -f 'bin/portico |portico_worker' || true)
-if [ -n "$left" ]; then
-  echo "processes left behind:" >&2
-  echo "$left" >&2
-  exit 1
-fi
+for _ in $(seq 20); do
+  left=$(pgrep -a -f 'portico (serve|host|infer) |portico_worker|portico-host-(init|stage)|\.(test|race) (host|infer) ' || true)
+  [ -n "$left" ] || exit 0
+  sleep 0.5
+done
+echo "processes left behind:" >&2
+echo "$left" >&2
+exit 1

@@ -18,9 +18,6 @@ import (
 	"portico/test/harness"
 )
 
-// binaryVariable names a program that exists, such as a release, to test instead of one that is built from the sources.
-const binaryVariable = "PORTICO_COMPAT_BINARY"
-
 // binary is the program under test, built once for all tests; root is the repository.
 var binary, root string
 
@@ -36,9 +33,6 @@ func run(m *testing.M) int {
 	if root, err = filepath.Abs("../.."); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
-	}
-	if binary = os.Getenv(binaryVariable); binary != "" {
-		return m.Run()
 	}
 	var remove func()
 	if binary, remove, err = harness.Program(); err != nil {

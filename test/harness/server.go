@@ -27,8 +27,15 @@ const (
 	WaitTimeout = 5 * time.Minute
 )
 
-// Program builds the program under test into a directory of its own, which remove takes away.
+// BinaryVariable names a program that exists, such as a release, to test instead of one that is built from the sources.
+const BinaryVariable = "PORTICO_TEST_BINARY"
+
+// Program gives the program under test: the one that BinaryVariable names, or one that is built into a directory of
+// its own, which remove takes away.
 func Program() (binary string, remove func(), err error) {
+	if binary = os.Getenv(BinaryVariable); binary != "" {
+		return binary, func() {}, nil
+	}
 	dir, err := os.MkdirTemp("", "portico-test-")
 	if err != nil {
 		return "", nil, err
