@@ -91,7 +91,7 @@ type Server struct {
 
 	binary string
 	cmd    *exec.Cmd
-	exit   chan error // nil while no process runs
+	exit   chan struct{} // closed when the process has ended; nil while none runs
 }
 
 // NewServer describes a server on free ports of this machine. Up starts it.
@@ -113,9 +113,12 @@ func (s *Server) Up() error {
 	if err := s.cmd.Start(); err != nil {
 		return err
 	}
-	exit := make(chan error, 1)
+	exit := make(chan struct{})
 	s.exit = exit
-	go func(cmd *exec.Cmd) { exit <- cmd.Wait() }(s.cmd)
+	go func(cmd *exec.Cmd) {
+		defer close(exit)
+		_ = cmd.Wait() // its ProcessState tells
+	}(s.cmd)
 	for deadline := time.Now().Add(startTimeout); ; {
 		doc, err := os.ReadFile(file)
 		if err == nil {
@@ -123,9 +126,9 @@ func (s *Server) Up() error {
 			return json.Unmarshal(doc, &s.Ready)
 		}
 		select {
-		case err := <-exit:
+		case <-exit:
 			s.exit = nil
-			return fmt.Errorf("serve ended before it was ready: %w\n%s", err, &s.Log)
+			return fmt.Errorf("serve ended before it was ready: %s\n%s", s.cmd.ProcessState, &s.Log)
 		case <-time.After(5 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
