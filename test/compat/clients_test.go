@@ -57,6 +57,13 @@ func TestMLflowTab(t *testing.T) {
 		filepath.Join(root, "docs/compatibility.md"), filepath.Join(models, "sklearn"))
 }
 
+// TestCustomServer deploys a server with its routes in the environment and its command in the deployment's properties.
+func TestCustomServer(t *testing.T) {
+	t.Parallel()
+	onlyAll(t)
+	start(t, "--location", "eastus").script("newest", redirected, "custom.py", filepath.Join(root, "examples/custom/src"))
+}
+
 // TestPassthrough downloads a package in a shell that is set up for interception, from whatever index this machine has.
 func TestPassthrough(t *testing.T) {
 	t.Parallel()
