@@ -3,6 +3,7 @@ package local
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"portico/internal/compute"
 	"portico/internal/host"
@@ -40,3 +41,6 @@ func OpenWith(
 		return newBody(seen)
 	})
 }
+
+// PruneForks does what housekeeping does to fork servers, as if it were now.
+func (b *Backend) PruneForks(now time.Time) { b.forks.prune(now, b.wantedForks()) }

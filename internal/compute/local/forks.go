@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -197,10 +199,13 @@ func (f *forkServers) describe(t *compute.Template) (host.ProcessSpec, error) {
 		Limits: host.Limits{MemoryBytes: forkMemory, Pids: forkPids},
 		Forks:  &host.ForkSpec{Spares: f.b.cfg.Spares},
 		Log: host.LogSpec{
-			Dir: filepath.Join(f.b.cfg.Host.DataDir, "host", "forks", id), FileBytes: forkLogBytes, Files: forkLogFiles,
+			Dir: filepath.Join(f.logs(), id), FileBytes: forkLogBytes, Files: forkLogFiles,
 		},
 	}, nil
 }
+
+// logs holds a directory for the output of each fork server.
+func (f *forkServers) logs() string { return filepath.Join(f.b.cfg.Host.DataDir, "host", "forks") }
 
 // ask gives the start of a fork server that is under way or done, or begins one.
 func (f *forkServers) ask(spec host.ProcessSpec) *forkTry {
@@ -349,13 +354,26 @@ func (f *forkServers) refused(id string) {
 	}
 }
 
-// prune ends fork servers that nobody needs; wanted are those of the sets that exist.
+// prune ends fork servers that nobody needs, and removes the output of those that are gone; wanted are those of the sets
+// that exist.
 func (f *forkServers) prune(now time.Time, wanted map[string]bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for id, s := range f.servers {
 		if !wanted[id] && now.Sub(s.used) > forkIdle {
 			f.drop(id)
+		}
+	}
+	left, err := os.ReadDir(f.logs())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		f.b.log.Warn("the output of fork servers cannot be listed", "error", err)
+	}
+	for _, e := range left {
+		if f.servers[e.Name()] != nil || wanted[e.Name()] {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(f.logs(), e.Name())); err != nil {
+			f.b.log.Warn("the output of a fork server was not removed", "process", e.Name(), "error", err)
 		}
 	}
 }

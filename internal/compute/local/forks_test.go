@@ -393,3 +393,57 @@ func TestForksAreTakenUpAgain(t *testing.T) {
 		t.Errorf("%d workers were forked, want 2", n)
 	}
 }
+
+// A fork server outlives its instances for a while, and then leaves nothing.
+func TestUnusedForkServersEnd(t *testing.T) {
+	l := forkLab(t)
+	b := l.opened(t)
+	tmpl := l.script(t, "blue", "import decimal\ndef init(): pass\ndef run(raw): return 1\n")
+	ensure(t, b, tmpl, 1)
+	await(t, b, "blue", "a ready instance", ready(1))
+	logs := filepath.Join(l.cfg.Host.DataDir, "host", "forks")
+	left := func() (running, dirs int) {
+		client, err := host.Dial(t.Context(), l.cfg.Host.DataDir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		all, err := client.List(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range all {
+			if p.Labels["kind"] == "fork-server" && p.Running() {
+				running++
+			}
+		}
+		entries, err := os.ReadDir(logs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return running, len(entries)
+	}
+	tomorrow := time.Now().Add(24 * time.Hour)
+	b.PruneForks(tomorrow) // its set is there
+	if running, dirs := left(); running != 1 || dirs != 1 {
+		t.Errorf("%d fork servers run and %d have output, want one", running, dirs)
+	}
+	if err := b.Delete(t.Context(), "blue"); err != nil {
+		t.Fatal(err)
+	}
+	await(t, b, "blue", "its end", gone)
+	b.PruneForks(time.Now()) // it was used a moment ago
+	if running, _ := left(); running != 1 {
+		t.Errorf("%d fork servers run, want one", running)
+	}
+	b.PruneForks(tomorrow)
+	for deadline := time.Now().Add(testTimeout); ; time.Sleep(20 * time.Millisecond) {
+		b.PruneForks(tomorrow)
+		if running, dirs := left(); running == 0 && dirs == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("a fork server is left, or its output")
+		}
+	}
+}
