@@ -54,8 +54,7 @@ func TestONNXDeployments(t *testing.T) {
 			files: map[string]string{"iris.onnx": "x"}, types: "Standard_NC6s_v3",
 			code: online.CodeNotImplemented, target: "properties.instanceType", text: "ONNX models run on processors"},
 		"batches": {
-			files: map[string]string{"iris.onnx": "x"}, batching: &online.Batching{MaxSize: 4},
-			code: online.CodeNotImplemented, target: "properties.properties." + online.PropertyBatchSize, text: "batching"},
+			files: map[string]string{"iris.onnx": "x"}, batching: &online.Batching{MaxSize: 4}, runtime: online.RuntimeONNX},
 		"collects": {
 			files: map[string]string{"iris.onnx": "x"}, collector: &online.DataCollector{Collections: []online.Collection{{Name: "model_inputs", Enabled: true}}},
 			code: online.CodeNotImplemented, target: "properties.dataCollector.collections.model_inputs", text: "fills no collection"},

@@ -174,10 +174,6 @@ func (s *Service) checkONNX(spec *online.DeploymentSpec, ownEnvironment bool) *o
 				"an ONNX model fills no collection; only %s and %s are", online.CollectionRequest, online.CollectionResponse)
 		}
 	}
-	if spec.Batching != nil {
-		return online.Errorf(online.CodeNotImplemented, "properties.properties."+online.PropertyBatchSize,
-			"batching is not implemented for ONNX models")
-	}
 	if s.ONNXRuntime == nil {
 		return nil
 	}

@@ -60,7 +60,7 @@ func (f *forming) began(n int) {
 // holds mu.
 func (p *Pool) holdBack() bool {
 	f := p.forming
-	if f == nil || p.waiters.first().call == nil || !p.loneIdle() {
+	if f == nil || p.waiters.first().call == nil || !p.loneFree() {
 		return false
 	}
 	left := f.hold(time.Now(), p.waiters.length)
@@ -82,16 +82,16 @@ func (p *Pool) endHold() {
 	p.mu.Unlock()
 }
 
-// loneIdle says whether exactly one worker is idle: with more of them nothing is gained by waiting. The caller holds
-// mu.
-func (p *Pool) loneIdle() bool {
-	idle := 0
+// loneFree says whether workers could execute exactly one request more: with more room nothing is gained by waiting. The
+// caller holds mu.
+func (p *Pool) loneFree() bool {
+	free := 0
 	for _, w := range p.workers {
-		if inc := w.inc; inc != nil && inc.ready && !inc.suspect && inc.busy == 0 {
-			idle++
+		if inc := w.inc; inc != nil && inc.ready && !inc.suspect {
+			free += max(inc.slots-inc.busy, 0)
 		}
 	}
-	return idle == 1
+	return free == 1
 }
 
 // batches counts the admitted calls that are batches: their parts count already. The caller holds mu.

@@ -266,14 +266,24 @@ func (r *Runner) readStrings(v *Value, n int) error {
 
 // Inner calls each for every element of a sequence. What each gets is gone when it returns.
 func (r *Runner) Inner(v Value, each func(i, n int, inner Value) error) error {
-	lib := r.session.lib
-	r.out = 0
-	if err := lib.call(fnGetValueCount, v.handle, out(&r.out)); err != nil {
+	n, err := r.Length(v)
+	if err != nil {
 		return err
 	}
-	n := int(r.out)
-	for i := range n {
-		err := r.inner(v, i, func(inner Value) error { return each(i, n, inner) })
+	return r.Range(v, 0, n, func(i int, inner Value) error { return each(i, n, inner) })
+}
+
+// Length is the number of elements of a sequence.
+func (r *Runner) Length(v Value) (int, error) {
+	r.out = 0
+	err := r.session.lib.call(fnGetValueCount, v.handle, out(&r.out))
+	return int(r.out), err
+}
+
+// Range calls each for the elements of a sequence from one up to another. What each gets is gone when it returns.
+func (r *Runner) Range(v Value, from, to int, each func(i int, inner Value) error) error {
+	for i := from; i < to; i++ {
+		err := r.inner(v, i, func(inner Value) error { return each(i, inner) })
 		if err != nil {
 			return err
 		}

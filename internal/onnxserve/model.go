@@ -15,6 +15,7 @@ type Model struct {
 	session       *onnxrt.Session
 	documents     [3]func() []byte // of swagger 2, 3 and 3.1
 	metadata      func() []byte
+	rows          byRow
 }
 
 // NewModel names a session and sees that every input can be given.
@@ -73,6 +74,7 @@ type Executor struct {
 	out    []byte
 	head   int // bytes of out that are left free before the body
 	ran    time.Duration
+	shapes [][]int64 // of the inputs of the first request that others are joined with
 }
 
 // span is where a value of the body lies.
@@ -115,8 +117,8 @@ const (
 	notAllowed = "The method is not allowed for the requested URL."
 )
 
-// Handle answers a request.
-func (e *Executor) Handle(r *Request) Answer {
+// begin prepares for an answer.
+func (e *Executor) begin() {
 	if cap(e.out) > keptAnswer {
 		e.out = nil
 	}
@@ -124,6 +126,11 @@ func (e *Executor) Handle(r *Request) Answer {
 		e.out = make([]byte, e.head, e.head+1024)
 	}
 	e.out, e.ran = e.out[:e.head], 0
+}
+
+// Handle answers a request.
+func (e *Executor) Handle(r *Request) Answer {
+	e.begin()
 	switch path := string(r.Path); {
 	case path == "/score":
 		return e.score(r)

@@ -25,7 +25,10 @@ func (e *Executor) scored(body []byte) error {
 	if err := e.run(e.all); err != nil {
 		return err
 	}
-	return e.writeOutputs()
+	if err := e.note(); err != nil {
+		return err
+	}
+	return e.writeOutputs(e.writeResult)
 }
 
 const needsInputData = "The body must be a JSON object with input_data."
@@ -323,9 +326,9 @@ func (e *Executor) readRecords(s *scanner) error {
 }
 
 // writeOutputs writes the outputs: the value of a single one, an object of several.
-func (e *Executor) writeOutputs() error {
+func (e *Executor) writeOutputs(value func(n int) error) error {
 	if len(e.all) == 1 {
-		return e.writeResult(0)
+		return value(0)
 	}
 	for n := range e.all {
 		if n == 0 {
@@ -335,7 +338,7 @@ func (e *Executor) writeOutputs() error {
 		}
 		e.out = appendText(e.out, []byte(e.model.session.Outputs[n].Name))
 		e.out = append(e.out, ": "...)
-		if err := e.writeResult(n); err != nil {
+		if err := value(n); err != nil {
 			return err
 		}
 	}

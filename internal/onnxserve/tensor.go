@@ -28,7 +28,11 @@ type tensor struct {
 	shape  []int64
 	rows   int64 // of a table: how many have a value for this input
 	wanted int64 // of the protocol: the elements that the shape asks for
+	kept   mark  // what was there before the request that is read now
 }
+
+// mark is how much of a tensor is there.
+type mark struct{ data, ends int }
 
 func newTensor(info *onnxrt.Info) *tensor {
 	return &tensor{info: info, size: info.Element.Size(), shape: make([]int64, 0, maxRank)}
@@ -45,6 +49,17 @@ func (t *tensor) reset() {
 		t.data = nil
 	}
 }
+
+// again prepares for a request whose elements come behind those of others.
+func (t *tensor) again() {
+	data, ends := t.data, t.ends
+	t.reset()
+	t.data, t.ends = data, ends
+	t.kept = mark{len(data), len(ends)}
+}
+
+// takeBack forgets the elements of the newest request.
+func (t *tensor) takeBack() { t.data, t.ends = t.data[:t.kept.data], t.ends[:t.kept.ends] }
 
 // grow makes room for more bytes, which lie at a multiple of eight.
 func (t *tensor) grow(more int) {

@@ -35,6 +35,7 @@ type head struct {
 	close                    bool
 	id, legacyID, clientID   []byte
 	trace, jsonLength        []byte
+	joined                   []byte // the sizes of the requests in the body; nil: it is one itself
 	haveLength, haveDeadline bool
 }
 
@@ -110,9 +111,11 @@ func (h *head) field(name, value []byte) error {
 			}
 			h.length, h.haveLength = int(n), true
 		}
-	case len("x-ms-request-id"): // and of x-portico-number less one
+	case len("x-ms-request-id"): // and of x-portico-batch
 		if equalFold(name, "x-ms-request-id") {
 			h.legacyID = value
+		} else if equalFold(name, "x-portico-batch") {
+			h.joined = value
 		}
 	case len("x-portico-number"):
 		if equalFold(name, "x-portico-number") {

@@ -33,6 +33,8 @@ type lane struct {
 	head []byte // of the answer
 }
 
+var idTooLong = "a request id must not exceed " + strconv.Itoa(idMax) + " characters"
+
 // errGone: the other side has closed the connection, or cannot be talked to.
 var errGone = errors.New("the connection is gone")
 
@@ -64,9 +66,11 @@ func (l *lane) exchange() bool {
 	defer l.w.leave()
 	switch {
 	case max(len(h.id), len(h.legacyID), len(h.clientID)) > idMax:
-		return l.refuse(431, "a request id must not exceed "+strconv.Itoa(idMax)+" characters") && !h.close
+		return l.refuse(431, idTooLong) && !h.close
 	case h.late:
 		return l.send(notStarted("deadline"), nil) && !h.close
+	case h.joined != nil:
+		return l.answerJoint(&h, body) && !h.close
 	}
 	return l.answer(&h, body) && !h.close
 }
@@ -162,8 +166,22 @@ func (l *lane) cancel(number uint64) {
 
 // write sends an answer with the fields that every answer has.
 func (l *lane) write(h *head, a onnxserve.Answer) bool {
-	b := appendStatus(l.head[:0], a.Status)
-	b = appendField(b, "content-type", a.Kind)
+	b := l.appendHead(l.head[:0], h, a)
+	l.head = b
+	if string(h.method) == "HEAD" {
+		return l.send(b, nil)
+	}
+	if whole := l.executor.Whole(); len(b) <= headRoom {
+		start := headRoom - len(b)
+		copy(whole[start:], b)
+		return l.send(whole[start:], nil)
+	}
+	return l.send(b, a.Body)
+}
+
+// appendHead appends the head of an answer.
+func (l *lane) appendHead(b []byte, h *head, a onnxserve.Answer) []byte {
+	b = appendField(appendStatus(b, a.Status), "content-type", a.Kind)
 	if a.Failed {
 		b = append(b, "x-ms-run-function-failed: True\r\n"...)
 	} else {
@@ -180,17 +198,7 @@ func (l *lane) write(h *head, a onnxserve.Answer) bool {
 		b = append(strconv.AppendInt(b, int64(a.JSONLength), 10), "\r\n"...)
 	}
 	b = append(b, "content-length: "...)
-	b = append(strconv.AppendInt(b, int64(len(a.Body)), 10), "\r\n\r\n"...)
-	l.head = b
-	if string(h.method) == "HEAD" {
-		return l.send(b, nil)
-	}
-	if whole := l.executor.Whole(); len(b) <= headRoom {
-		start := headRoom - len(b)
-		copy(whole[start:], b)
-		return l.send(whole[start:], nil)
-	}
-	return l.send(b, a.Body)
+	return append(strconv.AppendInt(b, int64(len(a.Body)), 10), "\r\n\r\n"...)
 }
 
 // appendIDs appends the request's ids, as the reference inference server does.
@@ -238,10 +246,12 @@ func appendStatus(b []byte, status int) []byte {
 }
 
 // refuse answers what is no request.
-func (l *lane) refuse(status int, message string) bool {
-	body := []byte(`{"message": ` + strconv.Quote(message) + `}`) // of texts without anything to escape
+func (l *lane) refuse(status int, message string) bool { return l.send(refusal(status, message), nil) }
+
+func refusal(status int, message string) []byte {
+	body := `{"message": ` + strconv.Quote(message) + `}` // of texts without anything to escape
 	b := appendField(appendStatus(nil, status), "content-type", "application/json")
-	return l.send(append(appendField(b, "content-length", strconv.Itoa(len(body))), "\r\n"...), body)
+	return append(append(appendField(b, "content-length", strconv.Itoa(len(body))), "\r\n"...), body...)
 }
 
 // notStarted is the answer to a request that is not begun.

@@ -134,9 +134,9 @@ func (l *launcher) Launch(_ context.Context, spec inference.WorkerSpec) (inferen
 }
 
 // pool makes an instance and waits until it is ready.
-func pool(t *testing.T, l *launcher) *inference.Pool {
+func pool(t *testing.T, l *launcher, batching ...inference.Batching) *inference.Pool {
 	t.Helper()
-	p := startPool(t, l)
+	p := startPool(t, l, batching...)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	for e := range p.Watch(ctx) {
@@ -151,14 +151,17 @@ func pool(t *testing.T, l *launcher) *inference.Pool {
 	return nil
 }
 
-func startPool(t *testing.T, l *launcher) *inference.Pool {
+func startPool(t *testing.T, l *launcher, batching ...inference.Batching) *inference.Pool {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "onnx-") // a socket's path is short
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := inference.NewPool(inference.PoolConfig{Instance: "i", Dir: dir, Workers: 1, MaxConcurrent: 64}, l,
-		slog.New(slog.DiscardHandler))
+	cfg := inference.PoolConfig{Instance: "i", Dir: dir, Workers: 1, MaxConcurrent: 64}
+	for _, b := range batching {
+		cfg.Batching = b
+	}
+	p, err := inference.NewPool(cfg, l, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,9 +29,6 @@ const firstVersion = "1"
 
 // useONNX makes the file what is served. Without a name of its own the model is called by its file.
 func (c *InferConfig) useONNX(file, name, version string) error {
-	if c.Batching.MaxSize > 1 {
-		return errors.New("start inference server: batching is not implemented for ONNX models")
-	}
 	library, err := onnx.Library(c.DataDir)
 	if errors.Is(err, onnx.ErrMissing) {
 		return fmt.Errorf("start inference server: %w --data-dir %s", err, c.DataDir)
