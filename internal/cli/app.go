@@ -64,7 +64,7 @@ func (a *App) Command() *cobra.Command {
 	root.SetErr(a.Err)
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 	return group(root, append(a.serverCommands(), a.mlCommand(), a.configCommand(),
-		a.identityCommand(), a.envCommand(), a.runCommand(), a.shimCommand(), a.versionCommand())...)
+		a.identityCommand(), a.envCommand(), a.runCommand(), a.modelToolCommand(), a.shimCommand(), a.versionCommand())...)
 }
 
 // group is a command that only holds others. Without one it shows its help; a name that it does not know is a usage
