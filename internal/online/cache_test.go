@@ -7,6 +7,20 @@ import (
 	"time"
 )
 
+// TestResponseCacheOfACustomServer: who wrote it must say by which headers it answers.
+func TestResponseCacheOfACustomServer(t *testing.T) {
+	for vary, want := range map[string]bool{"": true, "accept": false} {
+		s := DeploymentSpec{Runtime: RuntimeServer, Cache: &ResponseCache{TTL: time.Minute, Vary: strings.Fields(vary)}}
+		s.Default()
+		found := slices.ContainsFunc(s.Validate(Catalogue{}), func(e *Error) bool {
+			return e.Target == "properties.properties."+PropertyCacheVary
+		})
+		if found != want {
+			t.Errorf("vary %q: refused %v", vary, found)
+		}
+	}
+}
+
 func TestResponseCache(t *testing.T) {
 	c := ResponseCache{TTL: time.Minute, Vary: []string{" X-Tenant", "accept-language", "x-tenant"}}
 	c.fill()

@@ -296,6 +296,10 @@ func (s *DeploymentSpec) Validate(types Catalogue) []*Error {
 	}
 	if s.Cache != nil {
 		faults = append(faults, s.Cache.validate()...)
+		// A worker of ours says whether its script sees headers; of a server that is not ours nobody knows.
+		if s.Runtime == RuntimeServer && len(s.Cache.Vary) == 0 {
+			add(CodeBadArgument, "properties.properties."+PropertyCacheVary, "a custom server may answer by any header, so its response cache needs vary: the headers that answers depend on")
+		}
 	}
 	faults = append(faults, s.DataCollector.validate()...)
 	if _, err := s.WorkerCount(); err != nil {
