@@ -103,7 +103,7 @@ func decode(t *testing.T, text string) any {
 	return v
 }
 
-// expected is what onnxruntime's own Python package answers for models that skl2onnx made of scikit-learn's.
+// expected is what onnxruntime's own Python package answers; see testdata/make.py.
 func expected(t *testing.T) map[string]any {
 	t.Helper()
 	text, err := os.ReadFile("testdata/expected.json")
