@@ -39,6 +39,7 @@ type Plan struct {
 	Rounds int
 	Warm   time.Duration // before the measurements of a row in a round
 	Modes  []Mode
+	Each   func(ctx context.Context) error // what else is measured, once a round; nil: nothing
 }
 
 // Run takes turns: every round goes through all rows. The first side gets a second row at the end, so that the difference
@@ -51,6 +52,11 @@ func (p Plan) Run(ctx context.Context, sides []Side) ([]*Row, error) {
 	rows = append(rows, &Row{Side: sides[0], Label: sides[0].Name + " (again)", of: make([][]one, len(p.Modes))})
 	for round := range p.Rounds {
 		fmt.Fprintf(os.Stderr, "round %d of %d\n", round+1, p.Rounds)
+		if p.Each != nil {
+			if err := p.Each(ctx); err != nil {
+				return nil, err
+			}
+		}
 		for _, r := range rows {
 			if err := p.once(ctx, r); err != nil {
 				return nil, err
