@@ -214,6 +214,12 @@ func startServer(t *testing.T, program []string, s script) string {
 	t.Helper()
 	port := freePort(t)
 	cmd, log := serverCommand(t, program, s, port)
+	return startCommand(t, cmd, log, port)
+}
+
+// startCommand runs a server until the test ends and gives its URL.
+func startCommand(t *testing.T, cmd *exec.Cmd, log *bytes.Buffer, port int) string {
+	t.Helper()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -228,7 +234,7 @@ func startServer(t *testing.T, program []string, s script) string {
 		}
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what it may have left; usually nothing
 		if t.Failed() {
-			t.Logf("%v:\n%s", program, log)
+			t.Logf("%v:\n%s", cmd.Args, log)
 		}
 	})
 	url := "http://127.0.0.1:" + strconv.Itoa(port)

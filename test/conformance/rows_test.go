@@ -316,7 +316,7 @@ var cors = script{
 	},
 }
 
-var scripts = []script{plain, headers, raw, schema, mixed, timeout, cors}
+var scripts = []script{plain, headers, raw, legacy, schema, mixed, documents, timeout, cors}
 
 // refused are scripts that must not come up: exit status 3.
 var refused = map[string]string{

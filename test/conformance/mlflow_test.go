@@ -1,0 +1,118 @@
+package conformance
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"portico/test/harness"
+)
+
+const (
+	twoRows    = `{"columns": ["a", "b"], "index": [0, 1], "data": [[1, 2], [-1, -2]]}`
+	csv        = "text/csv"
+	predicted  = `{"predictions": [1, 0]}`
+	notAllowed = `{"message": "The method is not allowed for the requested URL."}`
+)
+
+// classifier is a model of scikit-learn that says whether the sum of the columns a and b is positive. Rows that begin
+// with "Azure" are the protocol of Azure's scoring script for such models, "MLflow" those of mlflow models serve.
+var classifier = []row{
+	{name: "Azure: split", body: `{"input_data": ` + twoRows + `}`, header: jsonType, want: "[1, 0]", fields: good},
+	{name: "Azure: split without an index", body: `{"input_data": {"columns": ["b", "a"], "data": [[1, 2]]}}`, header: jsonType, want: "[1]"},
+	{name: "Azure: rows", body: `{"input_data": [[1, 2], [-1, -2]]}`, header: jsonType, want: "[1, 0]"},
+	{name: "Azure: records", body: `{"input_data": [{"a": 1, "b": 2}]}`, header: jsonType, want: "[1]"},
+	{name: "Azure: columns", body: `{"input_data": {"a": [1, -1], "b": [2, -2]}}`, header: jsonType, want: "[1, 0]"},
+	{name: "Azure: a column too many", body: `{"input_data": [{"a": 1, "b": 2, "c": 3}]}`, header: jsonType, want: "[1]"},
+	{name: "Azure: query", method: "GET", path: "/score?input_data=%5B%5B1,2%5D%5D", want: "[1]"},
+	{name: "Azure: no input_data", body: `{"data": 1}`, header: jsonType, status: 400,
+		want: `{"message": "A value is not provided for the 'input_data' parameter."}`},
+	{name: "Azure: MLflow's format", body: `{"dataframe_split": ` + twoRows + `}`, header: jsonType, status: 400, want: "~input_data"},
+	{name: "Azure: not JSON", body: "{", header: jsonType, status: 400, want: "~could not be decoded as JSON", fields: good},
+	{name: "Azure: another type", body: "a,b\n1,2\n", header: []string{"Content-Type", csv}, status: 415, want: "~application/json"},
+	{name: "Azure: a column is missing", body: `{"input_data": [{"a": 1}]}`, header: jsonType, status: 400, want: `~missing inputs \['b'\]`},
+	{name: "Azure: text for a number", body: `{"input_data": [{"a": "x", "b": 2}]}`, header: jsonType, status: 400, want: "~Column a cannot be converted"},
+	{name: "Azure: params that are none", body: `{"input_data": [[1, 2]], "params": 3}`, header: jsonType, status: 400, want: "~params must be a JSON object"},
+
+	{name: "MLflow: split", path: "/invocations", body: `{"dataframe_split": ` + twoRows + `}`, header: jsonType, want: predicted},
+	{name: "MLflow: records", path: "/invocations", body: `{"dataframe_records": [{"a": 1, "b": 2}, {"a": -1, "b": -2}]}`, header: jsonType, want: predicted},
+	{name: "MLflow: instances", path: "/invocations", body: `{"instances": [{"a": 1, "b": 2}, {"a": -1, "b": -2}]}`, header: jsonType, want: predicted},
+	{name: "MLflow: inputs", path: "/invocations", body: `{"inputs": {"a": [1, -1], "b": [2, -2]}}`, header: jsonType, want: predicted},
+	{name: "MLflow: CSV", path: "/invocations", body: "a,b\n1,2\n-1,-2\n", header: []string{"Content-Type", csv}, want: predicted},
+	{name: "MLflow: two formats", path: "/invocations", body: `{"inputs": [[1, 2]], "instances": [[1, 2]]}`, header: jsonType, status: 400, want: "~exactly one of"},
+	{name: "MLflow: Azure's format", path: "/invocations", body: `{"input_data": [[1, 2]]}`, header: jsonType, status: 400, want: "~exactly one of"},
+	{name: "MLflow: a column is missing", path: "/invocations", body: `{"dataframe_records": [{"a": 1}]}`, header: jsonType, status: 400, want: "~BAD_REQUEST"},
+	{name: "MLflow: another type", path: "/invocations", body: "<a/>", header: []string{"Content-Type", "text/xml"}, status: 415, want: "~content type"},
+	{name: "MLflow: GET", method: "GET", path: "/invocations", status: 405, direct: true, want: notAllowed},
+	{name: "MLflow: ping", method: "GET", path: "/ping", want: "~^\n$"},
+	{name: "MLflow: health", method: "GET", path: "/health", want: "~^\n$"},
+	{name: "MLflow: version", method: "GET", path: "/version", want: `~^\d+\.\d+`},
+
+	{name: "described", method: "GET", path: "/swagger.json", want: `~"input_data"`},
+	{name: "described by the signature", method: "GET", path: "/swagger.json?version=3", want: `~"example": ?\["a", ?"b"\]`},
+}
+
+// multiplier is a model with code of its own, which sums rows and multiplies by a parameter.
+var multiplier = []row{
+	{name: "default parameter", body: `{"input_data": [[1, 2]]}`, header: jsonType, want: `~^\[(\{".*": )?6\.0\}?\]$`},
+	{name: "parameter", body: `{"input_data": [[1, 2]], "params": {"factor": 10}}`, header: jsonType, want: `~^\[(\{".*": )?30\.0\}?\]$`},
+	{name: "MLflow: parameter", path: "/invocations", body: `{"inputs": [[1, 2]], "params": {"factor": 10}}`, header: jsonType,
+		want: `~^\{"predictions": \[(\{".*": )?30\.0\}?\]\}$`},
+}
+
+// models trains the models and gives the folder that holds them, and the Python that has their packages.
+func models(t *testing.T) (dir, python string) {
+	t.Helper()
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, python = t.TempDir(), filepath.Join(root, ".build", "venv", "bin", "python")
+	for _, argv := range [][]string{
+		{"make", "-s", "-C", root, ".build/venv/.done"},
+		{python, filepath.Join(root, "test", "e2e", "testdata", "mlflow", "train.py"), dir, "sklearn", "python"},
+	} {
+		cmd := exec.CommandContext(t.Context(), argv[0], argv[1:]...)
+		cmd.Dir, cmd.Env = dir, append(os.Environ(), "MLFLOW_DISABLE_TELEMETRY=true", "MLFLOW_TRACKING_URI=file://"+t.TempDir())
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v\n%s", argv, err, out)
+		}
+	}
+	return dir, python
+}
+
+// TestMLflow is the contract for models that are deployed without code, at an instance and through the front door.
+func TestMLflow(t *testing.T) {
+	dir, python := models(t)
+	all := map[string][]row{"sklearn": classifier, "python": multiplier}
+	for name, rows := range all {
+		t.Run("infer "+name, func(t *testing.T) {
+			port := freePort(t)
+			log := &bytes.Buffer{}
+			cmd := exec.Command(binary, "infer", "--model_dir", filepath.Join(dir, name), "--python", python, "--port", strconv.Itoa(port))
+			cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.WaitDelay = t.TempDir(), log, log, 5*time.Second
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+			check(t, target{client: http.DefaultClient, url: startCommand(t, cmd, log, port)}, script{rows: rows})
+		})
+	}
+	s := startGateway(t)
+	for name, rows := range all {
+		t.Run("gateway "+name, func(t *testing.T) {
+			files := t.TempDir()
+			harness.Files(t, files, map[string]string{"deployment.yml": fmt.Sprintf("name: %s\nendpoint_name: %s\nmodel:\n  path: %s\n"+
+				"instance_type: Standard_DS3_v2\ninstance_count: 1\nrequest_settings:\n  request_timeout_ms: 60000\n",
+				name, endpointName, filepath.Join(dir, name))})
+			s.cli(t, "ml", "online-deployment", "create", "-f", filepath.Join(files, "deployment.yml"), "-o", "none")
+			check(t, target{client: s.client, url: s.url, frontDoor: true, header: []string{
+				"Authorization", "Bearer " + s.key, "azureml-model-deployment", name,
+			}}, script{rows: rows})
+		})
+	}
+}
