@@ -140,7 +140,11 @@ func (s *session) putDeployment(ctx context.Context, d deploymentName, f *deploy
 		s.progress.line("Accepted; see `%s`", d.look())
 		return nil
 	}
-	return s.client.follow(ctx, s.progress, started, "Deployment "+d.name, d.look())
+	if err := s.client.follow(ctx, s.progress, started, "Deployment "+d.name, d.look()); err != nil {
+		return err
+	}
+	s.tellHints(ctx, d)
+	return nil
 }
 
 // moveAllTraffic gives one deployment everything. Somebody else's change in between is not overwritten.
