@@ -17,9 +17,9 @@ import (
 	"portico/test/harness"
 )
 
-// flavorsVariable makes the tests train models of more libraries than the development environment has. They are
-// installed beside it, below .build, which needs the package index and some minutes.
-const flavorsVariable = "PORTICO_TEST_MLFLOW_FLAVORS"
+// flavorPackages train models of more libraries than the development environment has. They are installed once, beside it.
+var flavorPackages = []string{"mlflow-skinny==3.17.2", "scikit-learn==1.9.1", "pandas==3.1.1", "xgboost-cpu==3.2.0", "lightgbm==4.7.0",
+	"onnx==1.23.2", "onnxruntime==1.32.0"}
 
 // trainTimeout bounds the training of the small models here, and the installation of what trains them.
 const trainTimeout = 15 * time.Minute
@@ -184,24 +184,31 @@ func TestMLflowRefused(t *testing.T) {
 	}
 }
 
-// TestMLflowFlavors serves models of libraries that are large to install.
-func TestMLflowFlavors(t *testing.T) {
-	if os.Getenv(flavorsVariable) == "" {
-		t.Skip("set " + flavorsVariable + "=1: it installs xgboost, lightgbm and onnxruntime")
-	}
+// flavorTrainer is a Python below .build that has flavorPackages.
+func flavorTrainer(t *testing.T) string {
+	t.Helper()
 	root, err := filepath.Abs("../../.build/mlflow-flavors")
 	if err != nil {
 		t.Fatal(err)
 	}
-	python := filepath.Join(root, "bin", "python")
-	if _, err := os.Stat(filepath.Join(root, ".done")); err != nil {
-		command(t, "python3", "-m", "venv", root)
-		command(t, python, "-m", "pip", "install", "-q", "mlflow-skinny==3.17.2", "scikit-learn==1.9.1", "pandas==3.1.1",
-			"xgboost-cpu", "lightgbm", "onnx", "onnxruntime")
-		if err := os.WriteFile(filepath.Join(root, ".done"), nil, 0o644); err != nil {
-			t.Fatal(err)
-		}
+	python, stamp, want := filepath.Join(root, "bin", "python"), filepath.Join(root, ".done"), strings.Join(flavorPackages, "\n")
+	if have, err := os.ReadFile(stamp); err == nil && string(have) == want {
+		return python
 	}
+	command(t, "python3", "-m", "venv", root)
+	command(t, python, append([]string{"-m", "pip", "install", "-q"}, flavorPackages...)...)
+	if err := os.WriteFile(stamp, []byte(want), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return python
+}
+
+// TestMLflowFlavors serves models of libraries that are large to install.
+func TestMLflowFlavors(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it installs xgboost, lightgbm and onnxruntime where they were never installed")
+	}
+	python := flavorTrainer(t)
 	models := train(t, python, "xgboost", "lightgbm", "onnx")
 	for name, c := range map[string]struct {
 		body string
