@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"bytes"
+	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
@@ -10,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"portico/test/harness"
 )
 
 const (
@@ -85,7 +88,7 @@ func models(t *testing.T) (dir, python string) {
 	return dir, python
 }
 
-// TestMLflow is the contract for models that are deployed without code, at an instance.
+// TestMLflow is the contract for models that are deployed without code, at an instance and through the front door.
 func TestMLflow(t *testing.T) {
 	dir, python := models(t)
 	all := map[string][]row{"sklearn": classifier, "python": multiplier}
@@ -97,6 +100,19 @@ func TestMLflow(t *testing.T) {
 			cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.WaitDelay = t.TempDir(), log, log, 5*time.Second
 			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 			check(t, target{client: http.DefaultClient, url: startCommand(t, cmd, log, port)}, script{rows: rows})
+		})
+	}
+	s := startGateway(t)
+	for name, rows := range all {
+		t.Run("gateway "+name, func(t *testing.T) {
+			files := t.TempDir()
+			harness.Files(t, files, map[string]string{"deployment.yml": fmt.Sprintf("name: %s\nendpoint_name: %s\nmodel:\n  path: %s\n"+
+				"instance_type: Standard_DS3_v2\ninstance_count: 1\nrequest_settings:\n  request_timeout_ms: 60000\n",
+				name, endpointName, filepath.Join(dir, name))})
+			s.cli(t, "ml", "online-deployment", "create", "-f", filepath.Join(files, "deployment.yml"), "-o", "none")
+			check(t, target{client: s.client, url: s.url, frontDoor: true, header: []string{
+				"Authorization", "Bearer " + s.key, "azureml-model-deployment", name,
+			}}, script{rows: rows})
 		})
 	}
 }
