@@ -57,6 +57,12 @@ func (l *foreigners) started() int {
 	return len(l.all)
 }
 
+func (l *foreigners) first() *foreigner {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all[0]
+}
+
 func (l *foreigners) at(int) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -192,7 +198,7 @@ func TestServerLiveness(t *testing.T) {
 		!strings.Contains(ev.Exit.Reason, "status 500") {
 		t.Errorf("exit: %+v", ev.Exit)
 	}
-	if l.all[0].signals.Load() == 0 {
+	if l.first().signals.Load() == 0 {
 		t.Error("it was not ended")
 	}
 	sick.Store(false)
