@@ -193,7 +193,7 @@ func (b *bench) measure(ctx context.Context, r *row, warm bool) error {
 	if err != nil {
 		return fmt.Errorf("start: %w", err)
 	}
-	if err := ask(spec.Socket); err != nil {
+	if err := ask(ctx, spec.Socket); err != nil {
 		return err
 	}
 	took := time.Since(began)
@@ -242,8 +242,8 @@ func (b *bench) gone(ctx context.Context, id string) error {
 }
 
 // ask sends the first request, which waits in the socket until the worker takes it.
-func ask(socket string) error {
-	conn, err := net.Dial("unix", socket)
+func ask(ctx context.Context, socket string) error {
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}
