@@ -76,7 +76,7 @@ func (s *server) workers() map[string]int {
 	}
 	out := map[string]int{}
 	for _, p := range all {
-		if p.Running() {
+		if p.Running() && p.Labels["kind"] == "worker" {
 			out[p.ID] = p.PID
 		}
 	}
