@@ -2,6 +2,7 @@ package onnxrt
 
 import (
 	"errors"
+	"fmt"
 	"runtime"
 	"slices"
 	"sync"
@@ -75,8 +76,12 @@ func (r *Runner) SetTensor(i int, data []byte, shape []int64) error {
 	return nil
 }
 
-// SetStrings gives input i texts, which lie one behind the other in data, each up to its end in ends.
+// SetStrings gives input i texts, which lie one behind the other in data, each up to its end in ends. There must be as
+// many as the shape says.
 func (r *Runner) SetStrings(i int, data []byte, ends []int, shape []int64) error {
+	if want := count(shape); want != len(ends) {
+		return fmt.Errorf("%d texts for a shape of %d", len(ends), want)
+	}
 	r.drop(i)
 	in := &r.inputs[i]
 	in.shape = append(in.shape[:0], shape...)
@@ -186,9 +191,11 @@ type Value struct {
 }
 
 // Count is the number of elements of a tensor.
-func (v *Value) Count() int {
+func (v *Value) Count() int { return count(v.Shape) }
+
+func count(shape []int64) int {
 	n := 1
-	for _, d := range v.Shape {
+	for _, d := range shape {
 		n *= int(d)
 	}
 	return n

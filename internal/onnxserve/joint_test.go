@@ -2,6 +2,7 @@ package onnxserve_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -123,5 +124,47 @@ func TestJointNeverTakesOtherResultsApart(t *testing.T) {
 	}
 	if got := together(t, executor(t, "scalar"), `{"input_data": 1}`, `{"input_data": 2}`); got[0].body != "-1.0" || got[1].body != "-2.0" {
 		t.Errorf("of a model without rows: %+v", got)
+	}
+}
+
+// TestRaggedListsAreRefused: an empty list in the place of an element is none, alone and among others, whose rows stay theirs.
+func TestRaggedListsAreRefused(t *testing.T) {
+	for name, c := range map[string]struct{ good, ragged []string }{
+		"columns": {
+			good: []string{`{"size": [[1]], "color": [["red"]]}`, `{"size": [[2], [3]], "color": [["blue"], ["green"]]}`},
+			ragged: []string{
+				`{"size": [[1], [2]], "color": [["red"], [[]]]}`, `{"size": [[1], [2]], "color": [[[]], ["red"]]}`,
+				`{"size": [[1], [[]]], "color": [["red"], ["red"]]}`, `{"size": [1, []], "color": ["red", "red"]}`,
+				`{"columns": ["size", "color"], "data": [[1, "red"], [2, []]]}`, `[{"size": 1, "color": "red"}, {"size": [], "color": "red"}]`,
+				`{"columns": ["size", "color"], "data": [[1, ["red"]], [2, [[]]]]}`,
+			},
+		},
+		"add": {
+			good: []string{`{"a": [[1, 2]], "b": [[3, 4]]}`, `{"a": [[1, 2], [5, 6]], "b": [[1, 1], [1, 1]]}`},
+			ragged: []string{
+				`{"a": [[1, 2], [3, []]], "b": [[1, 1], [1, 1]]}`, `{"a": [[1, 2], [[], []]], "b": [[1, 1], [1, 1]]}`,
+				`{"a": [[[], []], [1, 2]], "b": [[1, 1], [1, 1]]}`, `{"a": [[], [[]]], "b": [[], []]}`,
+			},
+		},
+	} {
+		e := executor(t, name)
+		var bodies, want []string
+		for i, ragged := range c.ragged {
+			bodies = append(bodies, `{"input_data": `+ragged+`}`, `{"input_data": `+c.good[i%2]+`}`)
+		}
+		for i, body := range bodies {
+			status, answer := post(e, "/score", body)
+			if refused := i%2 == 0; refused != (status == 400) || refused != strings.Contains(answer, "not a regular list") {
+				t.Errorf("%s: %d %s", body, status, answer)
+			}
+			want = append(want, answer)
+		}
+		for range 3 {
+			for i, got := range together(t, e, bodies...) {
+				if !near(decode(t, got.body), decode(t, want[i])) {
+					t.Errorf("%s: %d %s, alone %s", bodies[i], got.status, got.body, want[i])
+				}
+			}
+		}
 	}
 }

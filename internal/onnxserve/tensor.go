@@ -92,6 +92,9 @@ func (t *tensor) read(s *scanner, depth int) error {
 		}
 		return t.element(s)
 	}
+	if t.rank >= 0 && depth >= t.rank {
+		return t.ragged()
+	}
 	if depth >= maxRank {
 		return badf("Input %q has more than %d dimensions.", t.info.Name, maxRank)
 	}
@@ -299,8 +302,13 @@ func (t *tensor) settle() error {
 	want := t.info.Shape
 	rank := max(t.rank, 0)
 	t.shape = append(t.shape[:0], t.dims[:rank]...)
+	elements := int64(1)
 	for i := range t.shape {
 		t.shape[i] = max(t.shape[i], 0) // below an empty list
+		elements *= t.shape[i]
+	}
+	if elements != int64(t.count) {
+		return t.ragged()
 	}
 	if t.info.Ranked && len(t.shape) < len(want) {
 		switch {
