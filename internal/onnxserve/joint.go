@@ -213,12 +213,27 @@ func (e *Executor) results(rows int64) (values []onnxrt.Value, matched bool, err
 	return values, matched, nil
 }
 
+// commonRows is the number of rows of every input; 0 where they have none in common.
+func (e *Executor) commonRows() int64 {
+	rows := int64(0)
+	for i, t := range e.inputs {
+		if len(t.shape) == 0 || i > 0 && t.shape[0] != rows {
+			return 0
+		}
+		rows = t.shape[0]
+	}
+	return rows
+}
+
 // note looks at the results of a run of one request, where they can tell whether the model answers row by row.
 func (e *Executor) note() error {
-	if !e.model.rows.curious() || len(e.inputs[0].shape) == 0 || e.inputs[0].shape[0] == 0 {
+	if !e.model.rows.curious() {
 		return nil
 	}
-	rows := e.inputs[0].shape[0]
+	rows := e.commonRows()
+	if rows == 0 {
+		return nil
+	}
 	_, matched, err := e.results(rows)
 	if err == nil {
 		e.model.rows.saw(rows, matched)

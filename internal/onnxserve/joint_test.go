@@ -168,3 +168,31 @@ func TestRaggedListsAreRefused(t *testing.T) {
 		}
 	}
 }
+
+// TestJointLearnsNothingFromBroadcasts: a request whose inputs have no common number of rows does not keep others apart.
+func TestJointLearnsNothingFromBroadcasts(t *testing.T) {
+	e := executor(t, "add")
+	broadcast, one := `{"input_data": {"a": [[1, 2]], "b": [[1, 1], [1, 1]]}}`, `{"input_data": {"a": [[1, 2]], "b": [[3, 4]]}}`
+	for range 3 {
+		got := together(t, e, broadcast, one, one)
+		if got[0].body != "[[2.0, 3.0], [2.0, 3.0]]" || got[1].body != "[[4.0, 6.0]]" || got[2].body != got[1].body {
+			t.Errorf("%+v", got)
+		}
+	}
+	if got := together(t, e, one, broadcast, one); got[0].ran != got[2].ran || got[0].ran == 0 {
+		t.Error("the others were not joined")
+	}
+}
+
+// TestJointWithoutInputs: a model that takes nothing is asked for each request. constant.onnx has one node, Constant, to
+// y (float32, [2]).
+func TestJointWithoutInputs(t *testing.T) {
+	e := executor(t, "constant")
+	for range 2 {
+		for i, got := range together(t, e, `{"input_data": {}}`, `{"input_data": {}}`) {
+			if got.status != 200 || got.body != "[1.5, 2.5]" {
+				t.Errorf("request %d: %d %s", i, got.status, got.body)
+			}
+		}
+	}
+}

@@ -96,6 +96,8 @@ def graphs() -> None:
     graph("sequence", [helper.make_node("SplitToSequence", ["x"], ["parts"], axis=0, keepdims=0),
                        helper.make_node("Neg", ["x"], ["y"])],
           [tensor("x", TensorProto.FLOAT, ["n", 2])], [parts, tensor("y", TensorProto.FLOAT, ["n", 2])])  # fmt: skip
+    fixed = helper.make_tensor("value", TensorProto.FLOAT, [2], [1.5, 2.5])
+    graph("constant", [helper.make_node("Constant", [], ["y"], value=fixed)], [], [tensor("y", TensorProto.FLOAT, [2])])
     wanted = helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, None)
     graph("takes-sequence", [helper.make_node("SequenceLength", ["x"], ["n"])], [wanted],
           [tensor("n", TensorProto.INT64, [])])  # fmt: skip
