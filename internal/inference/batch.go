@@ -319,6 +319,9 @@ func splitJoint(data []byte, n int) ([]part, error) {
 		if data = data[end+4:]; h.length < 0 || h.length > int64(len(data)) {
 			return nil, &protocolError{"a batch's answer is too short"}
 		}
+		if h.excess { // it would be read as the answer of the next caller
+			return nil, &protocolError{"a batch's answer has a body with status " + strconv.Itoa(h.status)}
+		}
 		body := data[:h.length]
 		data = data[h.length:]
 		switch {

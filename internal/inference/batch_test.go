@@ -236,6 +236,30 @@ func TestBatchTooLargeForItsPool(t *testing.T) {
 	}
 }
 
+// TestBatchPartWithoutBody: a body where there is none never becomes the answer of the next caller.
+func TestBatchPartWithoutBody(t *testing.T) {
+	inner := "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nwrong"
+	last := "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nright"
+	for _, status := range []string{"204", "304"} {
+		head := "HTTP/1.1 " + status + " X\r\n"
+		for _, bad := range []string{
+			head + fmt.Sprintf("content-length: %d\r\n\r\n", len(inner)) + inner, head + "transfer-encoding: chunked\r\n\r\n" + inner,
+		} {
+			var protocol *protocolError
+			if parts, err := splitJoint([]byte(bad+last), 2); !errors.As(err, &protocol) || parts != nil {
+				t.Errorf("%q: %v, %v", bad, parts, err)
+			}
+		}
+		for _, good := range []string{head + "\r\n", head + "content-length: 0\r\n\r\n"} {
+			parts, err := splitJoint([]byte(good+last), 2)
+			if err != nil || fmt.Sprint(parts[0].answer.Status) != status || parts[1].answer.Status != 200 ||
+				parts[1].answer.ContentLength != 5 {
+				t.Errorf("%q: %v, %v", good, parts, err)
+			}
+		}
+	}
+}
+
 // TestBatchUnderCancels mixes callers that hang up, deadlines that pass, bodies of all sizes, inputs that raise and
 // workers that are killed. Every call gets its own outcome: its answer, a 500 if it is the bad one, or a LostError if
 // it was in a batch that a killed worker executed.

@@ -34,6 +34,7 @@ type head struct {
 	close  bool  // the other side closes the connection after this answer
 	// untilEnd: the body ends with the connection.
 	untilEnd bool
+	excess   bool   // a body is announced where the status or the method has none
 	refused  []byte // why the request was not started; nil when it was
 	lost     string // what became of the worker that executed it
 	raw      []byte // the fields, valid until the next read
@@ -94,6 +95,7 @@ func parseHead(b []byte, method string, foreign bool) (head, error) {
 	case haveLength && chunked:
 		return h, &protocolError{"both content-length and transfer-encoding"}
 	case h.status < 200 || h.status == 204 || h.status == 304 || method == "HEAD":
+		h.excess = h.length > 0 || chunked
 		h.length = 0
 	case !haveLength && !chunked && foreign:
 		h.untilEnd, h.close = true, true

@@ -15,6 +15,7 @@ from .rawhttp import Headers
 
 FIELDS_MAX = 48 << 10  # bytes of the headers that a script gives: with our own they pass whoever reads the answer
 PLAIN = frozenset((dict, list, str, int, float, bool, tuple))
+_BODYLESS = (204, 304)
 _CONNECTION_FIELDS = {
     "connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
 }  # fmt: skip
@@ -184,7 +185,11 @@ def _from_response(response: Any) -> Answer:
     try:
         status = int(response.status_code)
         if getattr(response, "is_streamed", False) or getattr(response, "direct_passthrough", False):
-            stream, body = Stream(response), b""
+            if status in _BODYLESS:  # nothing of the stream is asked for
+                response.close()
+            else:
+                stream = Stream(response)
+            body = b""
         else:
             body = bytes(response.get_data())
         pairs = list(response.headers.items()) if hasattr(response.headers, "items") else list(response.headers)
@@ -192,7 +197,7 @@ def _from_response(response: Any) -> Answer:
         raise Unusable(f"run() returned a {type(response).__name__} that cannot be read: {error}") from None
     if not 200 <= status <= 599:
         raise Unusable(f"run() returned status {status}, which is not between 200 and 599")
-    if status in (204, 304) and body:
+    if status in _BODYLESS and body:
         raise Unusable(f"run() returned a body with status {status}, which has none")
     failed = status >= 500
     fields = b""

@@ -30,6 +30,7 @@ def run_batch(items):
         if word == "calls": out.append(list(calls)); continue
         if word == "status": out.append(AMLResponse("no", int(arg), {"x-mine": "yes"})); continue
         if word == "stream": out.append(AMLResponse((f"{i}," for i in range(3)), 200)); continue
+        if word == "none": out.append(AMLResponse((f"{i}," for i in range(3)), int(arg))); continue
         if word == "big": out.append("x" * int(arg)); continue
         if word == "set": out.append({1}); continue
         out.append({"got": text})
@@ -105,6 +106,18 @@ def test_errors_are_of_one_request(start: Any) -> None:
     assert parts[6].headers["x-portico-not-started"] == "deadline"
     assert "the-bad-one" in worker.log
     assert "KeyError: 'no such column'" in worker.log
+
+
+def test_a_status_without_a_body_takes_nothing_of_the_next(start: Any) -> None:
+    worker = start(SCRIPT, **ON).ready()
+    bodies = ["none 204", "a", "none 304", "b", "status 204", "c"]
+    parts = ask(worker, *(request(body) for body in bodies))
+    assert [part.status for part in parts] == [204, 200, 304, 200, 500, 200]
+    assert [part.headers["content-length"] for part in parts[0:4:2]] == ["0", "0"]
+    assert [part.value["got"] for part in parts[1::2]] == ["a", "b", "c"]
+    for status in (204, 304):  # alone, too
+        answer = worker.ask(body=f"none {status}")
+        assert (answer.status, answer.headers["content-length"]) == (status, "0")
 
 
 def test_a_raise_costs_the_others_time_and_no_answer(start: Any) -> None:
