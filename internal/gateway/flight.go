@@ -29,6 +29,7 @@ type flight struct {
 	// Guarded by the cache's lock.
 	followers int
 	led       bool // by a leader whose caller waits
+	term      int  // leaders before the one that leads
 	over      bool // nobody joins any more
 }
 
@@ -84,7 +85,8 @@ func (c *cache) join(k cacheKey) (kept *entry, f *flight, leads bool) {
 
 // lead takes the request to an instance as usual, but for whoever waits too.
 func (g *Gateway) lead(ctx context.Context, x *Exchange, d *deployment, c *cache, f *flight, deadline time.Time) {
-	stop := context.AfterFunc(ctx, func() { c.abandon(f) })
+	term := f.term // nobody changes it before this leader lands
+	stop := context.AfterFunc(ctx, func() { c.abandon(f, term) })
 	own := x.Transport
 	x.Transport = &witness{Transport: own, x: x, cache: c, flight: f}
 	defer func() { // also when the transport panics: nobody must wait for a flight that has crashed
@@ -107,10 +109,7 @@ func (g *Gateway) follow(ctx context.Context, x *Exchange, d *deployment, c *cac
 		}
 		g.admit(ctx, x, d, deadline)
 	case <-f.turn:
-		c.mu.Lock()
-		f.followers--
-		f.led = true
-		c.mu.Unlock()
+		c.takeOver(f)
 		g.lead(ctx, x, d, c, f, deadline)
 	case <-ctx.Done():
 		c.leave(f)
@@ -125,10 +124,21 @@ func (g *Gateway) follow(ctx context.Context, x *Exchange, d *deployment, c *cac
 	}
 }
 
-// abandon notes that the leader's caller hung up.
-func (c *cache) abandon(f *flight) {
+// takeOver makes a follower the leader.
+func (c *cache) takeOver(f *flight) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	f.followers--
+	f.led = true
+}
+
+// abandon notes that the caller of the leader of a term hung up. It may come after that leader has landed.
+func (c *cache) abandon(f *flight, term int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if term != f.term {
+		return
+	}
 	f.led = false
 	c.endUnwanted(f)
 }
@@ -181,6 +191,7 @@ func (c *cache) land(f *flight, reason string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f.led = false
+	f.term++
 	select {
 	case <-f.done:
 	default:
