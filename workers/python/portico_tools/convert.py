@@ -246,9 +246,11 @@ def _boosted(model: Any, given: Any, opset: int, step: str) -> tuple[Any, list[A
 
             raw = xgboost.DMatrix(table)
         expected = [np.asarray(model.predict(raw))]
-        if expected[0].ndim == 1 and len(document.graph.output) == 2:
-            # A booster of two classes gives the probability of the second; its conversion gives both, and the label.
-            expected = [np.stack([1 - expected[0], expected[0]], axis=1)]
+        if len(document.graph.output) == 2:
+            # A booster by itself gives probabilities where its conversion gives labels and probabilities. One of two
+            # classes gives that of the second alone.
+            given = expected[0]
+            expected = [None, np.stack([1 - given, given], axis=1) if given.ndim == 1 else given]
     return document, [table], expected, made_up
 
 
@@ -284,13 +286,13 @@ def _torch(model: Any, given: Any, opset: int, step: str) -> tuple[Any, list[Any
 
 
 def _compare(expected: list[Any], session: Any, feed: dict[str, Any]) -> Difference:
+    """Compare the first outputs with what the original says; None: it does not say this."""
     apart = Difference()
     outputs = session.get_outputs()
     answers = session.run(None, feed)
     if len(expected) > len(answers):
         raise Refused(f"the converted model has {len(answers)} outputs, the original gives {len(expected)} values")
-    # A booster by itself gives probabilities where its conversion gives labels and probabilities: the last ones match.
-    shift = len(answers) - len(expected)
-    for out, want, got in zip(outputs[shift:], expected, answers[shift:]):
-        apart.add(out.name, want, got)
+    for out, want, got in zip(outputs, expected, answers):
+        if want is not None:
+            apart.add(out.name, want, got)
     return apart

@@ -42,15 +42,19 @@ def samples(folder: Path, value: Any) -> Path:
 
 def sklearn_models() -> list[Any]:
     from sklearn.ensemble import GradientBoostingRegressor, RandomForestClassifier
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.linear_model import LogisticRegression, RidgeClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import LinearSVC
 
     return [
         make_pipeline(StandardScaler(), LogisticRegression()).fit(ROWS, LABELS),
         RandomForestClassifier(5, random_state=1).fit(ROWS, LABELS.astype(str)),
         GradientBoostingRegressor(n_estimators=5).fit(ROWS, ROWS[:, 2]),
         StandardScaler().fit(ROWS),
+        # They have scores beside the labels, but no probabilities.
+        LinearSVC().fit(ROWS, LABELS),
+        RidgeClassifier().fit(ROWS, LABELS),
     ]
 
 
