@@ -104,8 +104,12 @@ func (b *bare) do(ctx context.Context, body string, fields ...string) *taken {
 }
 
 func (b *bare) send(ctx context.Context, method, query, body string, fields ...string) *taken {
+	return b.at(ctx, method, score, query, body, fields...)
+}
+
+func (b *bare) at(ctx context.Context, method, path, query, body string, fields ...string) *taken {
 	k := &taken{sent: strings.NewReader(body)}
-	x := &gateway.Exchange{Method: method, Path: score, Query: query, Protocol: "HTTP/1.1", Length: int64(len(body)),
+	x := &gateway.Exchange{Method: method, Path: path, Query: query, Protocol: "HTTP/1.1", Length: int64(len(body)),
 		Arrival: time.Now(), Transport: k, Header: []inference.Field{{Name: "Authorization", Value: "Bearer " + primaryKey}}}
 	for i := 0; i < len(fields); i += 2 {
 		x.Header = append(x.Header, inference.Field{Name: fields[i], Value: fields[i+1]})
@@ -238,6 +242,35 @@ func TestCacheNeverKeeps(t *testing.T) {
 		}
 		if first.get("x-portico-cache") != "miss" || second.get("x-portico-cache") != want || first.String() != second.String() {
 			t.Errorf("%s: %s, then %s", name, first.get("x-portico-cache"), second.get("x-portico-cache"))
+		}
+	}
+}
+
+// TestCachePaths: what a server says of its health and of its models is asked each time.
+func TestCachePaths(t *testing.T) {
+	b := newBare(t, gateway.Config{})
+	d := cached(3, minute("x-tenant"), "b1")
+	d.Paths, d.ScoringPath = []route.Path{{Path: "/"}}, "/v2/models/m/infer"
+	b.set(d)
+	b.script("b1", echo)
+	for _, c := range []struct {
+		method, path string
+		kept         bool
+	}{
+		{"GET", "/ping", false}, {"GET", "/health", false}, {"GET", "/v2/health/ready", false},
+		{"GET", "/v2/models/m/ready", false}, {"GET", "/v2/models/m", false}, {"GET", "/swagger.json", false},
+		{"PUT", "/v2/models/m/infer", false},
+		{"GET", "/score", true}, {"POST", "/score", true}, {"GET", "/v2/models/m/infer", true}, {"POST", "/v2/models/m/infer", true},
+	} {
+		for i := range 2 {
+			want := ""
+			if c.kept {
+				want = []string{"miss", "hit"}[i]
+			}
+			k := b.at(context.Background(), c.method, strings.TrimSuffix(score, "/score")+c.path, "", "x")
+			if got := k.get("x-portico-cache"); k.status != 200 || got != want {
+				t.Errorf("%s %s: %s, %q, want %q", c.method, c.path, k, got, want)
+			}
 		}
 	}
 }

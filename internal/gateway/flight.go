@@ -33,9 +33,16 @@ type flight struct {
 	over      bool // nobody joins any more
 }
 
-// mayCache says whether a request asks for a score, as opposed to a description of the script or a change of a custom server.
-func mayCache(x *Exchange) bool {
-	return (x.Method == http.MethodPost || x.Method == http.MethodGet) && x.path != route.PathSwagger
+// mayCache says whether a request asks for a score, as opposed to a description of the script, or to the health or a change
+// of a server of another kind.
+func mayCache(x *Exchange, r *route.Deployment) bool {
+	switch x.Method {
+	case http.MethodPost:
+		return x.path != route.PathSwagger
+	case http.MethodGet:
+		return x.path == route.PathScore || x.path == r.ScoringPath
+	}
+	return false
 }
 
 // throughCache answers a request from the cache, with the answer to an equal one that is under way, or by an instance.

@@ -116,7 +116,7 @@ func (g *Gateway) score(ctx context.Context, x *Exchange, r *route.Deployment, v
 	}
 	x.collects(r)
 	d := v.states[r]
-	if c := d.cache.Load(); c != nil && mayCache(x) {
+	if c := d.cache.Load(); c != nil && mayCache(x, r) {
 		g.throughCache(ctx, x, d, c, deadline)
 		return
 	}
