@@ -50,7 +50,7 @@ func (s *Session) NewRunner() (*Runner, error) {
 func (r *Runner) Close() {
 	r.Clear()
 	for i := range r.inputs {
-		r.drop(i)
+		r.Forget(i)
 	}
 	r.session.lib.release(fnReleaseRunOptions, r.options)
 }
@@ -64,7 +64,7 @@ func (r *Runner) SetTensor(i int, data []byte, shape []int64) error {
 	if same {
 		return nil
 	}
-	r.drop(i)
+	r.Forget(i)
 	in.shape = append(in.shape[:0], shape...)
 	in.data = data
 	err := r.session.lib.call(fnCreateTensorWithDataAsOrtValue, r.session.lib.memory, address(data), uintptr(len(data)),
@@ -82,7 +82,7 @@ func (r *Runner) SetStrings(i int, data []byte, ends []int, shape []int64) error
 	if want := count(shape); want != len(ends) {
 		return fmt.Errorf("%d texts for a shape of %d", len(ends), want)
 	}
-	r.drop(i)
+	r.Forget(i)
 	in := &r.inputs[i]
 	in.shape = append(in.shape[:0], shape...)
 	lib := r.session.lib
@@ -106,7 +106,8 @@ func (r *Runner) SetStrings(i int, data []byte, ends []int, shape []int64) error
 	return nil
 }
 
-func (r *Runner) drop(i int) {
+// Forget releases input i, and lets go of the memory with its elements.
+func (r *Runner) Forget(i int) {
 	r.session.lib.release(fnReleaseValue, r.inputs[i].value)
 	r.inputs[i].value, r.inputs[i].data = 0, nil
 }
@@ -164,8 +165,13 @@ func (r *Runner) Terminate() error {
 	return r.session.lib.call(fnRunOptionsSetTerminate, r.options)
 }
 
-// Clear releases the results of the last run.
+// Clear releases the results of the last run, and its texts, which are copied anew for each run.
 func (r *Runner) Clear() {
+	for i := range r.inputs {
+		if r.inputs[i].data == nil {
+			r.Forget(i)
+		}
+	}
 	for _, value := range r.results {
 		r.session.lib.release(fnReleaseValue, value)
 	}
@@ -317,6 +323,8 @@ func (r *Runner) inner(v Value, i int, with func(inner Value) error) error {
 	}
 	handle := r.out
 	defer lib.release(fnReleaseValue, handle)
+	from := len(r.dims)
+	defer func() { r.dims = r.dims[:from] }()
 	value, err := r.read(handle, 0)
 	if err != nil {
 		return err

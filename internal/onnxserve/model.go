@@ -111,6 +111,18 @@ func (e *Executor) Terminate() error { return e.runner.Terminate() }
 // Whole is the memory of the newest answer, from the bytes that were left free on.
 func (e *Executor) Whole() []byte { return e.out }
 
+// Shrink lets go of the memory of large requests and answers. It is called when the newest answer is not needed any more.
+func (e *Executor) Shrink() {
+	for i, t := range e.inputs {
+		if t.shrink() {
+			e.runner.Forget(i)
+		}
+	}
+	if cap(e.out) > keptAnswer {
+		e.out = nil
+	}
+}
+
 // Messages of the reference inference server.
 const (
 	notFound   = "The requested URL was not found on the server. If you entered the URL manually please check your spelling and try again."
@@ -119,9 +131,6 @@ const (
 
 // begin prepares for an answer.
 func (e *Executor) begin() {
-	if cap(e.out) > keptAnswer {
-		e.out = nil
-	}
 	if cap(e.out) < e.head {
 		e.out = make([]byte, e.head, e.head+1024)
 	}

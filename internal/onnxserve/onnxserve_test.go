@@ -304,6 +304,35 @@ func TestSwagger(t *testing.T) {
 	}
 }
 
+// TestLargeRequestsAreNotKept: the memory of one is gone when it is over, and small ones go on as before.
+func TestLargeRequestsAreNotKept(t *testing.T) {
+	numbers, texts := executor(t, "add"), executor(t, "columns")
+	row := "[1" + strings.Repeat(", 2", 1<<19) + "]"
+	large := map[*onnxserve.Executor]string{
+		numbers: `{"input_data": {"a": [` + row + `], "b": [` + row + `]}}`,
+		texts: `{"input_data": {"size": [1` + strings.Repeat(", 2", 1<<18) + `], "color": ["red"` +
+			strings.Repeat(`, "red"`, 1<<18) + `]}}`,
+	}
+	small := map[*onnxserve.Executor]string{
+		numbers: `{"input_data": {"a": [[1]], "b": [[2]]}}`, texts: `{"input_data": {"size": [2], "color": ["red"]}}`,
+	}
+	for e, body := range large {
+		_, want := post(e, "/score", small[e])
+		for range 2 {
+			if status, answer := post(e, "/score", body); status != 200 || e.Held() < 4<<20 {
+				t.Errorf("%d %.80s, with %d bytes held", status, answer, e.Held())
+			}
+			e.Shrink()
+			if e.Held() > 3<<20 {
+				t.Errorf("%d bytes stay", e.Held())
+			}
+			if status, answer := post(e, "/score", small[e]); status != 200 || answer != want {
+				t.Errorf("%d %s, want %s", status, answer, want)
+			}
+		}
+	}
+}
+
 func TestConcurrentExecutorsKeepAnswersApart(t *testing.T) {
 	m := open(t, "add")
 	var wg sync.WaitGroup

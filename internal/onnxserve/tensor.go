@@ -45,9 +45,15 @@ func (t *tensor) reset() {
 		t.dims[i] = -1
 	}
 	t.data, t.ends, t.shape = t.data[:0], t.ends[:0], t.shape[:0]
-	if cap(t.data) > keptBytes {
-		t.data = nil
+}
+
+// shrink lets go of memory that is not kept for the next request, and says whether there was any.
+func (t *tensor) shrink() bool {
+	if cap(t.data)+cap(t.ends)*int(unsafe.Sizeof(t.ends[0])) <= keptBytes {
+		return false
 	}
+	t.data, t.ends = nil, nil
+	return true
 }
 
 // again prepares for a request whose elements come behind those of others.

@@ -64,6 +64,7 @@ func (l *lane) exchange() bool {
 		return false
 	}
 	defer l.w.leave()
+	defer l.executor.Shrink() // after the answer was sent: an idle lane keeps little
 	switch {
 	case max(len(h.id), len(h.legacyID), len(h.clientID)) > idMax:
 		return l.refuse(431, idTooLong) && !h.close
