@@ -50,7 +50,7 @@ type Server struct {
 	hurry    sync.Once
 
 	answered atomic.Int64 // calls that got an answer
-	silent   atomic.Bool  // the newest call that ended did so at its deadline
+	silent   atomic.Bool  // nobody has got an answer since a call that was given up
 
 	mu        sync.Mutex
 	up        *HTTPUpstream // nil while nothing may be called
@@ -272,7 +272,12 @@ func (s *Server) Do(ctx context.Context, call *Call) (*Answer, error) {
 	s.executing++
 	s.mu.Unlock()
 	answer, err := up.Do(ctx, call)
-	s.silent.Store(errors.Is(err, ErrDeadline))
+	switch { // any other end says nothing of the server
+	case err == nil:
+		s.silent.Store(false)
+	case errors.Is(err, ErrDeadline), errors.Is(err, context.Canceled):
+		s.silent.Store(true)
+	}
 	if err != nil {
 		s.leave()
 		return nil, s.explain(ctx, proc, err)

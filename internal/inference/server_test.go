@@ -299,6 +299,34 @@ func TestServerBusy(t *testing.T) {
 	}
 }
 
+// TestServerHangs: one whose callers all hang up before their deadline is ended too.
+func TestServerHangs(t *testing.T) {
+	release := make(chan struct{})
+	var hung atomic.Bool
+	l := &foreigners{handler: func(*foreigner) http.Handler {
+		return http.HandlerFunc(func(_ http.ResponseWriter, _ *http.Request) {
+			if hung.Load() {
+				<-release
+			}
+		})
+	}}
+	t.Cleanup(func() { close(release) })
+	s, next := runServer(t, l, func(c *ServerConfig) {
+		c.Liveness.Probe.Timeout, c.Readiness.Probe.Timeout = 10*time.Millisecond, 10*time.Millisecond
+		c.Readiness.Probe.FailureThreshold = 1000
+	})
+	next(StateReady)
+	hung.Store(true)
+	for l.started() == 1 {
+		ctx, hangUp := context.WithCancel(t.Context())
+		time.AfterFunc(50*time.Millisecond, hangUp)
+		if _, err := s.Do(ctx, &Call{Method: "POST", Path: "/work", ID: "id", Deadline: time.Now().Add(time.Minute)}); err == nil {
+			t.Fatal("it answered")
+		}
+		hangUp()
+	}
+}
+
 // TestServerStream: what the server wrote arrives while it still produces; hanging up ends its request; draining waits for
 // the end of a stream.
 func TestServerStream(t *testing.T) {
