@@ -39,6 +39,8 @@ type Ledger struct {
 	used int64 // in whole blocks
 	open map[string]*ledgerFile
 	turn int64 // of the last use of a file
+	// Blobs without an open file that have bytes which Sync has not brought to the disk, and those for which it failed.
+	unsynced map[string]struct{}
 }
 
 type ledgerFile struct {
@@ -57,7 +59,7 @@ func OpenLedger(dir string, maxBytes int64) (*Ledger, error) {
 	if err := os.MkdirAll(abs, 0o700); err != nil {
 		return nil, fmt.Errorf("open ledger: %w", diskError(err))
 	}
-	l := &Ledger{dir: abs, max: maxBytes, open: map[string]*ledgerFile{}}
+	l := &Ledger{dir: abs, max: maxBytes, open: map[string]*ledgerFile{}, unsynced: map[string]struct{}{}}
 	err = filepath.WalkDir(abs, func(_ string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return err
@@ -108,6 +110,7 @@ func (l *Ledger) write(name string, content []byte) error {
 		l.drop(name)
 		if f.size == 0 {
 			_ = os.Remove(l.path(name)) // it was made just now
+			delete(l.unsynced, name)
 		}
 		return fmt.Errorf("append to %s: %w", name, ErrFull)
 	}
@@ -172,41 +175,61 @@ func (l *Ledger) closeOldest() {
 			oldest, turn = name, f.turn
 		}
 	}
-	if f := l.open[oldest]; f.dirty {
-		_ = f.f.Sync() // the lines are written; a disk that cannot keep them tells the next writer
-	}
 	l.drop(oldest)
 }
 
-// drop closes a blob's file; the caller holds mu.
+// drop closes a blob's file, which Sync still brings to the disk; the caller holds mu.
 func (l *Ledger) drop(name string) {
 	if f := l.open[name]; f != nil {
+		if f.dirty {
+			l.unsynced[name] = struct{}{}
+		}
 		_ = f.f.Close() // every write was checked
 		delete(l.open, name)
 	}
 }
 
-// Sync brings all lines to the disk, and closes files that were not written to since the call before.
+// Sync brings all lines to the disk, and closes files that were not written to since the call before. What it could not
+// bring there is tried again by the next call.
 func (l *Ledger) Sync() error {
 	l.mu.Lock()
-	var dirty []*os.File
+	names := l.unsynced
+	l.unsynced = map[string]struct{}{}
 	for name, f := range l.open {
 		if !f.dirty {
 			l.drop(name)
 			continue
 		}
 		f.dirty = false
-		// A file of its own, so that writers need not wait and closing the other does no harm.
-		if again, err := os.Open(f.f.Name()); err == nil {
-			dirty = append(dirty, again)
-		}
+		names[name] = struct{}{}
 	}
 	l.mu.Unlock()
 	var errs []error
-	for _, f := range dirty {
-		errs = append(errs, f.Sync(), syncDir(filepath.Dir(f.Name())), f.Close())
+	for name := range names {
+		if err := l.syncBlob(name); err != nil {
+			errs = append(errs, fmt.Errorf("sync %s: %w", name, diskError(err)))
+			l.mu.Lock()
+			l.unsynced[name] = struct{}{}
+			l.mu.Unlock()
+		}
 	}
 	return errors.Join(errs...)
+}
+
+// syncBlob brings one blob to the disk through a file of its own, so that writers need not wait.
+func (l *Ledger) syncBlob(name string) error {
+	f, err := os.Open(l.path(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // it was deleted
+	}
+	if err != nil {
+		return err
+	}
+	err = errors.Join(f.Sync(), f.Close())
+	if dirErr := syncDir(filepath.Dir(l.path(name))); !errors.Is(dirErr, fs.ErrNotExist) {
+		err = errors.Join(err, dirErr)
+	}
+	return err
 }
 
 // Close brings all lines to the disk and closes the files. Nothing may be appended any more.
@@ -266,6 +289,7 @@ func (l *Ledger) Delete(name string) error {
 		return fmt.Errorf("delete blob: %w", err)
 	}
 	l.drop(name)
+	delete(l.unsynced, name)
 	if err := os.Remove(l.path(name)); err != nil {
 		return fmt.Errorf("delete blob %s: %w", name, err)
 	}

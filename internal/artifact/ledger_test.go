@@ -95,6 +95,51 @@ func TestLedgerKeepsLines(t *testing.T) {
 	}
 }
 
+// TestLedgerSyncsWhatIsClosed: a blob whose file made room for others, and one that could not be brought to the disk, is
+// brought there later.
+func TestLedgerSyncsWhatIsClosed(t *testing.T) {
+	dir := t.TempDir()
+	l := openLedger(t, dir, 1<<20)
+	for i := range ledgerOpenFiles + 3 {
+		if err := l.Append(fmt.Sprintf("box/%03d", i), []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(l.unsynced) != 3 {
+		t.Errorf("%d closed blobs wait for the disk, want 3", len(l.unsynced))
+	}
+	if err := l.Delete("box/001"); err != nil {
+		t.Fatal(err)
+	}
+	// Its file cannot be opened for a while.
+	at, away := filepath.Join(dir, "box", "000"), filepath.Join(dir, "box", "away")
+	if err := errors.Join(os.Rename(at, away), os.Symlink("000", at)); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Sync(); err == nil || !strings.Contains(err.Error(), "sync box/000") {
+		t.Errorf("sync of a blob that cannot be opened: %v", err)
+	}
+	if _, waits := l.unsynced["box/000"]; !waits || len(l.unsynced) != 1 {
+		t.Errorf("after a failure these wait: %v", l.unsynced)
+	}
+	if err := os.Rename(away, at); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Sync(); err != nil || len(l.unsynced) != 0 {
+		t.Errorf("%v, and these wait: %v", err, l.unsynced)
+	}
+	// What no longer fits does not lose the mark of what fitted.
+	if err := l.Append("box/002", []byte("y")); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Append("box/002", make([]byte, 1<<20)); !errors.Is(err, ErrFull) {
+		t.Fatal(err)
+	}
+	if _, waits := l.unsynced["box/002"]; !waits {
+		t.Error("a line that was written before is not brought to the disk")
+	}
+}
+
 // TestLedgerIsBounded: beyond the limit nothing is written, and deleting makes room.
 func TestLedgerIsBounded(t *testing.T) {
 	l := openLedger(t, t.TempDir(), 3*ledgerBlock)
