@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"strings"
 
@@ -160,10 +159,13 @@ func checkLoopback(address string) error {
 	return nil
 }
 
-// stopIdentity lets token requests finish until ctx ends.
-func stopIdentity(ctx context.Context, srv *http.Server) error {
-	if err := srv.Shutdown(ctx); err != nil {
-		return errors.Join(err, srv.Close())
+// stopIdentity lets requests of the identity service finish until ctx ends.
+func (s *serving) stopIdentity(ctx context.Context) error {
+	if s.identityServer == nil {
+		return nil // the start failed before
+	}
+	if err := s.identityServer.Shutdown(ctx); err != nil {
+		return errors.Join(err, s.identityServer.Close())
 	}
 	return nil
 }

@@ -47,8 +47,17 @@ func (s *serving) run(ctx context.Context) error {
 	work.Go(func() error {
 		return serveHTTP(management, tls.NewListener(s.management, managementTLS(secure)), "management API")
 	})
-	identity := api.NewIdentityServer(s.identity, collect.Path, s.collector)
-	work.Go(func() error { return serveHTTP(identity, s.identityListener, "identity service") })
+	s.identityServer = api.NewIdentityServer(s.identity, collect.Path, s.collector)
+	served := make(chan error, 1)
+	go func() { served <- serveHTTP(s.identityServer, s.identityListener, "identity service") }()
+	work.Go(func() error {
+		select {
+		case err := <-served:
+			return err
+		case <-fail.Done(): // it may serve for longer than the rest: see drain
+			return nil
+		}
+	})
 	s.serveInterception(work)
 	var err error
 	select {
@@ -58,11 +67,12 @@ func (s *serving) run(ctx context.Context) error {
 		}
 	case <-fail.Done():
 	}
-	return errors.Join(err, s.drain(management, identity, stopLoop), work.Wait())
+	return errors.Join(err, s.drain(management, stopLoop), work.Wait())
 }
 
-// drain stops everything that serves.
-func (s *serving) drain(management, identity *http.Server, stopLoop func()) error {
+// drain stops everything that serves. Workers that are about to be ended keep the identity service until they are, since
+// they still send there what was collected.
+func (s *serving) drain(management *http.Server, stopLoop func()) error {
 	s.log.Info("stopping", "drain_timeout", s.cfg.DrainTimeout.String(), "detach", s.cfg.Detach)
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.DrainTimeout)
 	defer cancel()
@@ -82,7 +92,10 @@ func (s *serving) drain(management, identity *http.Server, stopLoop func()) erro
 	if e := management.Shutdown(short); e != nil {
 		err = errors.Join(err, management.Close())
 	}
-	err = errors.Join(err, s.stopInterception(short), stopIdentity(short, identity))
+	err = errors.Join(err, s.stopInterception(short))
+	if s.cfg.Detach {
+		err = errors.Join(err, s.stopIdentity(short))
+	}
 	stopLoop()
 	s.log.Info("requests are drained")
 	return err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -85,6 +86,8 @@ type serving struct {
 
 	identities *control.Identities
 	identity   *api.Identity
+
+	identityServer *http.Server // nil before run
 
 	management, scoring, scoringHTTP, interceptor, identityListener net.Listener
 
@@ -243,7 +246,7 @@ func (s *serving) openEngine(ctx context.Context) error {
 	return nil
 }
 
-// stopEngine ends the workers, and the host with them, or leaves both to the next start.
+// stopEngine ends the workers, the host with them, and then the identity service that they spoke to, or leaves both to the next start.
 func (s *serving) stopEngine() error {
 	if s.cfg.Detach {
 		return s.engine.Close()
@@ -251,7 +254,10 @@ func (s *serving) stopEngine() error {
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.DrainTimeout+workerStopGrace)
 	defer cancel()
 	err := s.engine.Stop(ctx)
-	return errors.Join(err, s.withHost(ctx, func(c *host.Client) error { return c.Shutdown(ctx, workerStopGrace) }))
+	err = errors.Join(err, s.withHost(ctx, func(c *host.Client) error { return c.Shutdown(ctx, workerStopGrace) }))
+	short, cancelShort := context.WithTimeout(context.Background(), managementStopTimeout)
+	defer cancelShort()
+	return errors.Join(err, s.stopIdentity(short))
 }
 
 // withHost speaks to the host that runs now: the engine replaces one that died. Without any there is nothing to say.
