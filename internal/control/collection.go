@@ -73,7 +73,24 @@ func (s *Service) collectionAsset(tx store.Tx, c Caller, id online.ID, collectio
 			return nil, err
 		}
 	}
-	return store.Decode[online.AssetSpec, struct{}](rec)
+	known, err := store.Decode[online.AssetSpec, struct{}](rec)
+	if err != nil {
+		return nil, err
+	}
+	return known, ownCollection(known, id, target)
+}
+
+// ownCollection refuses a default data asset that is another deployment's: the names of endpoint, deployment and
+// collection may have hyphens, so that joined by hyphens they can be the same.
+func ownCollection(asset *store.Asset, id online.ID, target string) error {
+	_, at, found := strings.Cut(asset.Spec.URI, "/paths/"+collectedFolder+"/")
+	own := id.Parent + "/" + id.Name + "/"
+	if !found || len(at) >= len(own) && strings.EqualFold(at[:len(own)], own) {
+		return nil
+	}
+	return online.Errorf(online.CodeBadArgument, target,
+		"the default data asset %s:%s is that of another deployment, which collects at %s/%.80s; name a data asset of this one's in dataId",
+		asset.ID.Parent, asset.ID.Name, collectedFolder, at)
 }
 
 // collectedPlace is where a collection's blobs are written: CONTAINER/PATH of its data asset.

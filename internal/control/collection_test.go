@@ -54,6 +54,20 @@ func TestCollections(t *testing.T) {
 	if _, err := b.GetAsset(ctx, admin, home, online.KindData, "fraud-off-model_inputs", "1"); !online.IsCode(err, online.CodeNotFound) {
 		t.Errorf("a disabled collection has a data asset: %v", err)
 	}
+	// Joined by hyphens, the names of another deployment are the same.
+	b.mustEndpoint("fraud-a", nil)
+	b.mustEndpoint("fraud-a-b", nil)
+	same := func(endpoint, deployment string) error {
+		req := request()
+		req.Spec.DataCollector = &online.DataCollector{RollingRate: "Day", Collections: []online.Collection{{Name: "in", Enabled: true, SamplingRate: 1}}}
+		_, err := b.PutDeployment(ctx, admin, home, endpoint, deployment, PutDeployment{Request: req})
+		return err
+	}
+	if err := same("fraud-a", "b-red"); err != nil {
+		t.Error(err)
+	}
+	wantError(t, same("fraud-a-b", "red"), online.CodeBadArgument, "properties.dataCollector.collections.in.dataId", "fraud-a/b-red/in")
+
 	asset("mine", "3", paths+"kept/here/", "uri_folder")
 	out, err := put("green", "in", arm.FormatID(home.Asset(online.KindData, "mine", "3")), true)
 	if err != nil || out.Resource.Spec.DataCollector.Collections[0].Blobs != store.Container+"/kept/here" {
