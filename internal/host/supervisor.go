@@ -65,6 +65,8 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := cfg.setDefaults(); err != nil {
 		return err
 	}
+	// Other users must get into the root file systems that are made here; what is private has its mode from its maker.
+	syscall.Umask(0o022)
 	// Pipes and files that whoever started us leaked: holding them for ever would make others wait for their end.
 	if err := onExec(3, func(fd int) { _ = unix.Close(fd) }); err != nil {
 		return fmt.Errorf("close inherited descriptors: %w", err)
