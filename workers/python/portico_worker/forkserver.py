@@ -14,6 +14,7 @@ CLONE_PARENT, so that they are the supervisor's own children and live on when th
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import gc
@@ -87,7 +88,8 @@ def serve(names: list[str]) -> bool:
         try:
             pid = fork()
         except OSError as error:
-            os.write(talk, json.dumps({"error": f"fork: {error.strerror}"}).encode() + b"\n")
+            with contextlib.suppress(OSError):  # the supervisor may have hung up
+                os.write(talk, json.dumps({"error": f"fork: {error.strerror}"}).encode() + b"\n")
             pid = -1
         if pid == 0:
             gc.enable()
