@@ -177,24 +177,33 @@ func (f *forkServer) fill(s *supervisor) bool {
 	}
 }
 
-// take gives a spare that lives; nil: there is none.
-func (f *forkServer) take() *fork {
+// take gives a spare that lives, and discards those that do not; nil: there is none.
+func (f *forkServer) take(s *supervisor) *fork {
+	k, dead := f.pick(s.children)
+	for _, d := range dead {
+		d.discard(s)
+	}
+	return k
+}
+
+// pick takes the first spare that lives out of the waiting ones, and all before it, which are dead.
+func (f *forkServer) pick(c *children) (k *fork, dead []*fork) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	select {
 	case <-f.ended:
-		return nil
+		return nil, nil
 	case f.taken <- struct{}{}:
 	default:
 	}
 	for len(f.waiting) > 0 {
-		k := f.waiting[0]
-		f.waiting = f.waiting[1:]
-		if startTime(k.child.pid) != 0 {
-			return k
+		k, f.waiting = f.waiting[0], f.waiting[1:]
+		if c.lives(k.child) {
+			return k, dead
 		}
+		dead = append(dead, k)
 	}
-	return nil
+	return nil, dead
 }
 
 // stop ends what belongs to a fork server that is no more. Its forks that run are processes like any other.
@@ -246,13 +255,13 @@ func (s *supervisor) forkServerOf(id string) (*forkServer, error) {
 func (s *supervisor) setUpFork(p *proc, spec *ProcessSpec, undo *undoing) error {
 	f, err := s.forkServerOf(spec.From)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", ErrForkServer, err)
 	}
-	k := f.take()
+	k := f.take(s)
 	p.rec.Spare = k != nil
 	if k == nil {
 		if k, err = s.orderFork(f); err != nil {
-			return err
+			return fmt.Errorf("%w: %w", ErrForkServer, err)
 		}
 	}
 	undo.add(func() { k.discard(s) })
@@ -280,12 +289,13 @@ func (s *supervisor) setUpFork(p *proc, spec *ProcessSpec, undo *undoing) error 
 	}
 	defer files.closePassed()
 	if !p.rec.Spare {
-		err = s.raiseFork(f, k)
+		if err := s.raiseFork(f, k); err != nil {
+			return fmt.Errorf("%w: %w", ErrForkServer, err)
+		}
 	} else if k.root != nil {
-		err = k.root.show()
-	}
-	if err != nil {
-		return err
+		if err := k.root.show(); err != nil {
+			return err
+		}
 	}
 	p.child = k.child
 	p.rec.PID, p.rec.StartTime, p.rec.Started = k.child.pid, startTime(k.child.pid), time.Now().UTC()
@@ -622,6 +632,13 @@ func (c *children) adopt(pid int) (*child, error) {
 	ch := &child{pid: pid, died: make(chan death, 1)}
 	c.live[pid] = ch
 	return ch, nil
+}
+
+// lives says that a child is not buried: a number that was given to another process is not its.
+func (c *children) lives(ch *child) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.live[ch.pid] == ch
 }
 
 // tryNamespaces says whether this process, which has no privileges, may make the namespaces that a fork needs.

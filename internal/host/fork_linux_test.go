@@ -224,6 +224,50 @@ func TestSparesAreAssigned(t *testing.T) {
 	})
 }
 
+// A spare that died is not given, and leaves nothing. What is the matter with one worker is not the fork server's fault.
+func TestDeadSparesAreDiscarded(t *testing.T) {
+	r := newForkRig(t)
+	if !r.Info().Capabilities.Tracked {
+		t.Skip("there are no cgroups here")
+	}
+	server, err := r.server("server", 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spare := 0
+	eventually(t, "a spare", func() bool {
+		spare = otherFork(t, r.runtime, server.PID)
+		if spare == 0 {
+			return false
+		}
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", spare))
+		return err == nil && !strings.Contains(string(status), fmt.Sprintf("Uid:\t%d\t", server.UID)) // it has one of its own
+	})
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", spare))
+	_, after, found := strings.Cut(string(text), "/fork.")
+	name, _, _ := strings.Cut("fork."+after, "\n")
+	if err != nil || !found {
+		t.Fatalf("the spare has no cgroup of its own: %q, %v", text, err)
+	}
+	killPID(t, spare)
+	eventually(t, "the end of the spare", func() bool { return !alive(spare) })
+	r.start(r.worker("w", "server", probeScript))
+	r.mustAsk("w", `"1"`)
+	eventually(t, "the end of its cgroups", func() bool {
+		left := false
+		_ = filepath.WalkDir("/sys/fs/cgroup", func(_ string, d os.DirEntry, err error) error {
+			left = left || err == nil && d.Name() == name
+			return nil
+		})
+		return !left
+	})
+	bad := r.worker("bad", "server", probeScript)
+	bad.View = append(bad.View, View{Path: filepath.Join(r.cfg.DataDir, "none")})
+	if _, err := r.Start(r.ctx, bad); !errors.Is(err, ErrFork) || errors.Is(err, ErrForkServer) {
+		t.Errorf("a view of nothing: %v", err)
+	}
+}
+
 func TestForksOutliveTheirServer(t *testing.T) {
 	r := newForkRig(t)
 	server, err := r.server("server", 1, nil)
@@ -251,7 +295,7 @@ func TestForksOutliveTheirServer(t *testing.T) {
 	if e := r.exit("server"); e.Signal != int(syscall.SIGKILL) {
 		t.Errorf("exit %+v", e)
 	}
-	if _, err := r.Start(r.ctx, r.worker("w2", "server", probeScript)); !errors.Is(err, ErrFork) {
+	if _, err := r.Start(r.ctx, r.worker("w2", "server", probeScript)); !errors.Is(err, ErrForkServer) {
 		t.Errorf("a start from a dead fork server: %v", err)
 	}
 	time.Sleep(50 * time.Millisecond) // some more requests
@@ -288,6 +332,31 @@ func countForks(t *testing.T, runtime string) int {
 		}
 	}
 	return n
+}
+
+// otherFork gives a process of a fork server that is not the fork server itself; 0: there is none.
+func otherFork(t *testing.T, runtime string, server int) int {
+	t.Helper()
+	pids, err := allPids()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, pid := range pids {
+		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if pid != server && strings.Contains(string(line), runtime+"\x00fork-server") && alive(pid) {
+			return pid
+		}
+	}
+	return 0
+}
+
+// TestUmaskDoesNotDecide: a host that is started by somebody with a strict umask can do what it could otherwise.
+func TestUmaskDoesNotDecide(t *testing.T) {
+	want := newRig(t).Info().Capabilities
+	defer syscall.Umask(syscall.Umask(0o077))
+	if got := newRig(t).Info().Capabilities; fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("under a strict umask %+v, else %+v", got, want)
+	}
 }
 
 func TestThreadsAreDetected(t *testing.T) {
@@ -406,7 +475,7 @@ func TestForksThatDoNotObeyAreRefused(t *testing.T) {
 		if _, err := r.serverWith(name, packages, name); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if _, err := r.Start(r.ctx, r.worker("w-"+name, name, probeScript)); !errors.Is(err, ErrFork) {
+		if _, err := r.Start(r.ctx, r.worker("w-"+name, name, probeScript)); !errors.Is(err, ErrForkServer) {
 			t.Errorf("%s: %v", name, err)
 		} else {
 			t.Logf("%s: %v", name, err)

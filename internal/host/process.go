@@ -33,6 +33,8 @@ var (
 	// ErrFork: the process could not be forked; it may be started without ProcessSpec.From. Also why a fork server is
 	// none. No user code ran.
 	ErrFork = errors.New("cannot fork the process")
+	// ErrForkServer is an ErrFork that any process would have met: its fork server is gone, or makes no forks as it should.
+	ErrForkServer = fmt.Errorf("%w: its fork server failed", ErrFork)
 	// ErrInternal: the supervisor failed; its log says more.
 	ErrInternal = errors.New("the host failed")
 )

@@ -112,8 +112,9 @@ var wireCodes = []struct {
 	code string
 	err  error
 }{
-	{"fork", ErrFork},   // first: it may wrap another
-	{"start", ErrStart}, // so may this
+	{"fork_server", ErrForkServer}, // first: it is one of the next, and may wrap another
+	{"fork", ErrFork},              // it may wrap another
+	{"start", ErrStart},            // so may this
 	{"not_found", ErrNotFound},
 	{"bad_request", ErrBadRequest},
 	{"address", ErrAddress},

@@ -160,10 +160,10 @@ func (s *supervisor) setUp(ctx context.Context, p *proc, spec *ProcessSpec) (err
 		}
 	}()
 	if spec.From != "" {
-		if err := s.setUpFork(p, spec, undo); err != nil {
-			return fmt.Errorf("%w: %w", ErrFork, err)
+		if err = s.setUpFork(p, spec, undo); err != nil && !errors.Is(err, ErrFork) {
+			err = fmt.Errorf("%w: %w", ErrFork, err)
 		}
-		return nil
+		return err
 	}
 	startErr := func(err error) error { return fmt.Errorf("%w: %w", ErrStart, err) }
 	plan := &stagePlan{Argv: spec.Argv, Dir: spec.Dir, Env: map[string]string{markVariable: p.rec.Mark}}

@@ -84,6 +84,9 @@ type forkTry struct {
 	report forkReport
 	err    error // why nothing can be forked
 	at     time.Time
+	// The process:
+	pid   int
+	start uint64
 }
 
 func newForkServers(b *Backend) *forkServers {
@@ -284,6 +287,7 @@ func (f *forkServers) start(spec host.ProcessSpec, try *forkTry) {
 	if err == nil {
 		p, err = client.Start(ctx, spec)
 	}
+	try.pid, try.start = p.PID, p.StartTime
 	if err == nil {
 		err = json.Unmarshal(p.Report, &try.report)
 	}
@@ -313,8 +317,22 @@ func (f *forkServers) observe(p host.Process) {
 		f.b.running.Go(func() { f.b.link.forget(f.b.life, p.ID) })
 		return
 	}
-	if s.fail(p.Exit.Lost) {
+	if s.is(p) && s.fail(p.Exit.Lost) {
 		f.b.log.Warn("a fork server ended", "process", p.ID, "code", p.Exit.Code, "signal", p.Exit.Signal)
+	}
+}
+
+// is says whether a process is the one of the present try, not one that it has replaced. The caller holds
+// forkServers.mu.
+func (s *forkServer) is(p host.Process) bool {
+	if s.try == nil {
+		return false
+	}
+	select {
+	case <-s.try.done:
+		return s.try.pid == p.PID && s.try.start == p.StartTime
+	default:
+		return false
 	}
 }
 
@@ -345,7 +363,7 @@ func (s *forkServer) fail(innocent bool) bool {
 	return true
 }
 
-// refused notes that the host could not fork.
+// refused notes that the host could not fork, whatever was to be forked.
 func (f *forkServers) refused(id string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -400,7 +418,9 @@ func (f *forkServers) startWorker(ctx context.Context, l *launcher, spec host.Pr
 	}
 	p, err := f.b.link.start(ctx, spec)
 	if spec.From != "" && errors.Is(err, host.ErrFork) {
-		f.refused(spec.From)
+		if errors.Is(err, host.ErrForkServer) { // else it is the deployment's own matter, and none of its neighbours'
+			f.refused(spec.From)
+		}
 		why, spec.From = err.Error(), ""
 		p, err = f.b.link.start(ctx, spec)
 	}
