@@ -39,9 +39,12 @@ func (ln *lane) exchange(ctx context.Context, call *Call) (*Answer, error) {
 	if err := ln.connect(ctx); err != nil {
 		if ctx.Err() == nil {
 			ln.inc.doubt()
+			err = errAgain
+		} else {
+			err = ctxError(ctx)
 		}
 		p.release(ln)
-		return nil, errAgain // the next turn finds out whether the caller is still there
+		return nil, err
 	}
 	if err := ln.link.begin(call, "", ln.number, left); err != nil {
 		p.release(ln)
