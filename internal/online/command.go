@@ -145,6 +145,9 @@ func (s *DeploymentSpec) ScoringPath() string {
 	return DefaultScoringPath
 }
 
+// grpcVariable is how deployments for Azure said that their container speaks gRPC.
+const grpcVariable = "MIR_MODEL_USE_HTTP2"
+
 // takenPaths are those that the system, or what an instance is given, has inside of an instance.
 var takenPaths = []string{"/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/proc", "/root",
 	"/run", "/sbin", "/sys", "/tmp", "/usr", "/var/run", "/var/tmp"}
@@ -161,6 +164,10 @@ func (s *DeploymentSpec) validateServer() []*Error {
 	}
 	if s.Runtime == RuntimeServer && s.Cache != nil && len(s.Cache.Vary) == 0 {
 		add("properties.properties."+PropertyCacheVary, "what a custom server reads of a request's header is not known, so its answers are kept only with a list of the fields that they depend on")
+	}
+	if s.Runtime == RuntimeServer && strings.EqualFold(s.EnvironmentVariables[grpcVariable].Reveal(), "true") {
+		faults = append(faults, Errorf(CodeNotImplemented, "properties.environmentVariables."+grpcVariable,
+			"%s asks for gRPC, which is not implemented: a custom server is asked in HTTP/1.1; leave the variable out", grpcVariable))
 	}
 	for _, name := range s.DataCollector.Enabled() {
 		if s.Runtime == RuntimeServer && !Reserved(name) {

@@ -78,6 +78,9 @@ func TestServerSpec(t *testing.T) {
 		"mounted for a script": {func(s *online.DeploymentSpec) {
 			s.ModelMountPath, s.Runtime, s.ScoringScript = "/models", "", "score.py"
 		}, "properties.modelMountPath"},
+		"gRPC": {func(s *online.DeploymentSpec) {
+			s.EnvironmentVariables = map[string]online.Secret{"MIR_MODEL_USE_HTTP2": "True"}
+		}, "properties.environmentVariables.MIR_MODEL_USE_HTTP2"},
 		"a file without code": {func(s *online.DeploymentSpec) { s.Code = nil }, "properties.properties.portico.command"},
 		"of the model": {func(s *online.DeploymentSpec) {
 			s.Code, s.Command = nil, "{model_dir}/server"

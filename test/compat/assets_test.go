@@ -3,6 +3,8 @@ package compat
 import (
 	"path/filepath"
 	"testing"
+
+	"portico/test/harness"
 )
 
 func TestAssets(t *testing.T) {
@@ -15,7 +17,7 @@ func TestAssets(t *testing.T) {
 				dir := t.TempDir()
 				o := s.run(client{name: "the SDK", dir: dir,
 					env:  s.environment(m, "--config-file="+filepath.Join(dir, "config.json")),
-					argv: []string{python(t, clients), filepath.Join(root, "test/compat/python/assets.py")}})
+					argv: []string{harness.Python(t, clients), filepath.Join(root, "test/compat/python/assets.py")}})
 				if o.code != 0 {
 					t.Fatalf("exit %d\n%s\n%s", o.code, o.out, o.err)
 				}

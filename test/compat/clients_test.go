@@ -5,13 +5,15 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"portico/test/harness"
 )
 
 // script runs a program of test/compat/python, which must succeed and say nothing.
 func (s *server) script(clients string, m mode, name string, args ...string) {
 	s.t.Helper()
 	o := s.run(client{name: name, dir: s.t.TempDir(), env: s.environment(m),
-		argv: append([]string{python(s.t, clients), filepath.Join(root, "test/compat/python", name)}, args...)})
+		argv: append([]string{harness.Python(s.t, clients), filepath.Join(root, "test/compat/python", name)}, args...)})
 	if o.code != 0 {
 		s.t.Fatalf("exit %d\n%s\n%s", o.code, o.out, o.err)
 	}
@@ -71,7 +73,7 @@ func TestPassthrough(t *testing.T) {
 	argv := func(exe string) []string {
 		return []string{exe, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--no-cache-dir", "six==1.17.0"}
 	}
-	exe := python(t, "newest")
+	exe := harness.Python(t, "newest")
 	direct := exec.Command(argv(exe)[0], argv(exe)[1:]...)
 	direct.Dir = t.TempDir()
 	if out, err := direct.CombinedOutput(); err != nil {

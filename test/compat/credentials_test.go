@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"portico/test/harness"
 )
 
 const administratorID = "00000000-0000-0000-0000-00000000ad01"
@@ -95,7 +97,7 @@ func TestCredentials(t *testing.T) {
 			if c.mode == redirected {
 				management = s.ready.ManagementURL
 			}
-			argv := []string{python(t, "newest"), filepath.Join(root, "test/compat/python/credentials.py"), management, c.oid}
+			argv := []string{harness.Python(t, "newest"), filepath.Join(root, "test/compat/python/credentials.py"), management, c.oid}
 			if c.refused {
 				argv = append(argv, "refused")
 			}

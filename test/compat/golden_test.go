@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"portico/test/harness"
 )
 
 var update = flag.Bool("update", false, "write the golden exchanges anew")
@@ -38,7 +40,7 @@ func wire(t *testing.T, clients string) {
 		env[name] = tp.caFile
 	}
 	o := s.run(client{name: "the SDK", dir: t.TempDir(), env: env, reach: []string{tp.listener.Addr().String()},
-		argv: []string{python(t, clients), filepath.Join(root, "test/compat/python/wire.py")}})
+		argv: []string{harness.Python(t, clients), filepath.Join(root, "test/compat/python/wire.py")}})
 	if o.code != 0 {
 		t.Fatalf("exit %d\n%s\n%s", o.code, o.out, o.err)
 	}

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"portico/test/harness"
 )
 
 // pageBlocks are the blocks of the page in its order; those marked need Azure's own host names.
@@ -61,7 +63,7 @@ func page(t *testing.T, clients string, m mode) {
 	result := filepath.Join(t.TempDir(), "result.json")
 	o := s.run(client{
 		name: "the page", dir: t.TempDir(), env: s.environment(m),
-		argv: []string{python(t, clients), filepath.Join(root, "test/compat/python/page.py"),
+		argv: []string{harness.Python(t, clients), filepath.Join(root, "test/compat/python/page.py"),
 			filepath.Join(root, "docs/compatibility.md"), result, string(m)},
 	})
 	if o.code != 0 {

@@ -1,18 +1,13 @@
 package conformance
 
 import (
-	"bytes"
-	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
-	"syscall"
+	"slices"
 	"testing"
-	"time"
-
-	"portico/test/harness"
 )
 
 const (
@@ -67,52 +62,75 @@ var multiplier = []row{
 		want: `~^\{"predictions": \[(\{".*": )?30\.0\}?\]\}$`},
 }
 
-// models trains the models and gives the folder that holds them, and the Python that has their packages.
-func models(t *testing.T) (dir, python string) {
+// bare has no signature and says what it was given.
+var bare = []row{
+	{name: "split", body: `{"input_data": ` + twoRows + `}`, header: jsonType, want: `["DataFrame", "a b", "2x2"]`},
+	{name: "split without an index", body: `{"input_data": {"columns": ["a"], "data": [[1]]}}`, header: jsonType, want: `["DataFrame", "a", "1x1"]`},
+	{name: "rows", body: `{"input_data": [[1, 2], [3, 4]]}`, header: jsonType, want: `["ndarray", "", "2x2"]`},
+	{name: "records", body: `{"input_data": [{"a": 1}, {"a": 2}]}`, header: jsonType, want: `["list", "{'a': 1} {'a': 2}", ""]`},
+	{name: "named tensors", body: `{"input_data": {"a": [1, 2], "b": [[3], [4]]}}`, header: jsonType, want: `["dict", "a b", "2 2x1"]`},
+	{name: "text", body: `{"input_data": "hello"}`, header: jsonType, want: `["str", "hello", ""]`},
+	{name: "texts", body: `{"input_data": ["a", "b"]}`, header: jsonType, want: `["ndarray", "", "2"]`},
+	{name: "object of texts", body: `{"input_data": {"q": "x", "c": "y"}}`, header: jsonType, want: `["dict", "q c", " "]`},
+	{name: "MLflow: messages", path: "/invocations", body: `{"messages": [{"role": "user", "content": "hi"}]}`, header: jsonType, want: `["dict", "messages", ""]`},
+	{name: "MLflow: prompt", path: "/invocations", body: `{"prompt": "hi"}`, header: jsonType, want: `["dict", "prompt", ""]`},
+}
+
+// tensors has a signature of tensors: one of two columns.
+var tensors = []row{
+	{name: "list", body: `{"input_data": [[1, 2], [3, 4]]}`, header: jsonType, want: "[3.0, 7.0]"},
+	{name: "another shape", body: `{"input_data": [[1, 2, 3]]}`, header: jsonType, status: 400, want: "~message"},
+	{name: "MLflow: instances", path: "/invocations", body: `{"instances": [[1, 2], [3, 4]]}`, header: jsonType, want: `{"predictions": [3.0, 7.0]}`},
+	{name: "MLflow: inputs", path: "/invocations", body: `{"inputs": [[1, 2], [3, 4]]}`, header: jsonType, want: `{"predictions": [3.0, 7.0]}`},
+}
+
+// mlflowModels are the models by the names under which they are trained.
+var mlflowModels = map[string][]row{"sklearn": classifier, "python": multiplier, "bare": bare, "tensors": tensors}
+
+// developersPython is the Python of the development environment, which has numpy, MLflow and scikit-learn.
+func developersPython(t *testing.T) string {
 	t.Helper()
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, python = t.TempDir(), filepath.Join(root, ".build", "venv", "bin", "python")
-	for _, argv := range [][]string{
-		{"make", "-s", "-C", root, ".build/venv/.done"},
-		{python, filepath.Join(root, "test", "e2e", "testdata", "mlflow", "train.py"), dir, "sklearn", "python"},
-	} {
-		cmd := exec.CommandContext(t.Context(), argv[0], argv[1:]...)
-		cmd.Dir, cmd.Env = dir, append(os.Environ(), "MLFLOW_DISABLE_TELEMETRY=true", "MLFLOW_TRACKING_URI=file://"+t.TempDir())
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v\n%s", argv, err, out)
-		}
+	if out, err := exec.CommandContext(t.Context(), "make", "-s", "-C", root, ".build/venv/.done").CombinedOutput(); err != nil {
+		t.Fatalf("make the development environment: %v\n%s", err, out)
 	}
-	return dir, python
+	return filepath.Join(root, ".build", "venv", "bin", "python")
+}
+
+// train saves models by their names and gives the folder that holds them.
+func train(t *testing.T, python string, names ...string) string {
+	t.Helper()
+	script, err := filepath.Abs("../e2e/testdata/mlflow/train.py")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	cmd := exec.CommandContext(t.Context(), python, append([]string{script, dir}, names...)...)
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), "MLFLOW_DISABLE_TELEMETRY=true", "MLFLOW_TRACKING_URI=file://"+t.TempDir())
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("train %v: %v\n%s", names, err, out)
+	}
+	return dir
 }
 
 // TestMLflow is the contract for models that are deployed without code, at an instance and through the front door.
 func TestMLflow(t *testing.T) {
-	dir, python := models(t)
-	all := map[string][]row{"sklearn": classifier, "python": multiplier}
-	for name, rows := range all {
+	python := developersPython(t)
+	dir := train(t, python, slices.Sorted(maps.Keys(mlflowModels))...)
+	for name, rows := range mlflowModels {
 		t.Run("infer "+name, func(t *testing.T) {
-			port := freePort(t)
-			log := &bytes.Buffer{}
-			cmd := exec.Command(binary, "infer", "--model_dir", filepath.Join(dir, name), "--python", python, "--port", strconv.Itoa(port))
-			cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.WaitDelay = t.TempDir(), log, log, 5*time.Second
-			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-			check(t, target{client: http.DefaultClient, url: startCommand(t, cmd, log, port)}, script{rows: rows})
+			s := script{args: []string{"--model_dir", filepath.Join(dir, name), "--python", python}}
+			check(t, target{client: http.DefaultClient, url: startServer(t, []string{binary, "infer"}, s)}, script{rows: rows})
 		})
 	}
 	s := startGateway(t)
-	for name, rows := range all {
+	for name, rows := range mlflowModels {
 		t.Run("gateway "+name, func(t *testing.T) {
-			files := t.TempDir()
-			harness.Files(t, files, map[string]string{"deployment.yml": fmt.Sprintf("name: %s\nendpoint_name: %s\nmodel:\n  path: %s\n"+
-				"instance_type: Standard_DS3_v2\ninstance_count: 1\nrequest_settings:\n  request_timeout_ms: 60000\n",
-				name, endpointName, filepath.Join(dir, name))})
-			s.cli(t, "ml", "online-deployment", "create", "-f", filepath.Join(files, "deployment.yml"), "-o", "none")
-			check(t, target{client: s.client, url: s.url, frontDoor: true, header: []string{
-				"Authorization", "Bearer " + s.key, "azureml-model-deployment", name,
-			}}, script{rows: rows})
+			s.create(t, name, "model:\n  path: "+filepath.Join(dir, name)+"\nrequest_settings:\n  request_timeout_ms: 60000\n", nil)
+			check(t, s.at(name), script{rows: rows})
 		})
 	}
 }

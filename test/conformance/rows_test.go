@@ -15,6 +15,8 @@ type row struct {
 
 	// direct: the front door answers such requests itself, so the row is not sent through it.
 	direct bool
+	// door: the status is the front door's own and not the model's.
+	door bool
 	// differs says why Portico's answer is another than the reference's; then status and want are the reference's, and
 	// ours what Portico answers.
 	differs string
@@ -30,8 +32,17 @@ type answer struct {
 type script struct {
 	name  string
 	files map[string]string
-	env   map[string]string
+	env   map[string]string // {dir} in a value is the folder of the files
 	rows  []row
+
+	args []string // in place of --entry_script score.py
+	dir  string   // below the folder of the files, where the server is started
+	// atDesk says why the script is for a server that stands alone, not for a deployment.
+	atDesk string
+	// inImage says why the reference's command line cannot start it, though Azure's image does.
+	inImage string
+	// needs is a package that the script imports. Deployments, whose environments would have to be built, do not run it.
+	needs string
 }
 
 const (
@@ -112,7 +123,7 @@ def run(raw_data):
 			fields: map[string]string{"content-type": "^image/png$"}},
 		{name: "AMLResponse json_str", body: "=AMLResponse({'a': 1}, 200, json_str=True)", want: `{"a": 1}`,
 			fields: map[string]string{"content-type": "^application/json$"}},
-		{name: "AMLResponse None", body: "=AMLResponse(None, 200)", want: "{}"},
+		{name: "AMLResponse None", body: "=AMLResponse(None, 200)", want: "{}", fields: map[string]string{"content-type": "^application/json$"}},
 		{name: "AMLResponse repeated header", body: "=AMLResponse('x', 200, {'X-A': 'b, c'})", want: "~^x$",
 			fields: map[string]string{"x-a": "^b\nc$"}},
 		{name: "AMLResponse 201", body: "=AMLResponse('x', 201)", status: 201, want: "~^x$", fields: good},
@@ -131,6 +142,11 @@ def run(raw_data):
 			want: `{"message": "Scoring timeout after 3600000 ms"}`, differs: "it was not the scoring timeout",
 			ours: &answer{500, scoringFailed}},
 		{name: "after an exception", body: "x", want: `"x"`},
+		{name: "SystemExit", body: "!raise SystemExit", status: 500, want: "~<title>Internal Server Error", differs: "one request must not unload the model for all",
+			ours: &answer{500, scoringFailed}},
+		{name: "KeyboardInterrupt", body: "!raise KeyboardInterrupt", status: 500, want: "~<title>Internal Server Error", differs: "likewise",
+			ours: &answer{500, scoringFailed}},
+		{name: "after they were raised", body: "x", want: `"x"`},
 
 		// Identities.
 		{name: "ids are made", body: "x", want: "-", fields: map[string]string{
@@ -158,6 +174,7 @@ def run(raw_data):
 		{name: "swagger", method: "GET", path: "/swagger.json", want: `~"swagger": ?"2\.0"`, fields: map[string]string{
 			"content-type": "^application/json$", "x-ms-run-function-failed": "^False$", "x-request-id": uuid}},
 		{name: "swagger example", method: "GET", path: "/swagger.json?version=2.0", want: `~"ServiceInput": ?\{"type": ?"object", ?"example": ?\{\}\}`},
+		{name: "swagger 2", method: "GET", path: "/swagger.json?version=2", want: `~"swagger": ?"2\.0"`},
 		{name: "swagger 3", method: "GET", path: "/swagger.json?version=3", want: `~"openapi": ?"3\.0`},
 		{name: "swagger 3.0", method: "GET", path: "/swagger.json?version=3.0", want: `~"title": ?"wine"`},
 		{name: "swagger 3.1", method: "GET", path: "/swagger.json?version=3.1", want: `~"openapi": ?"3\.1\.0"`},
@@ -316,23 +333,30 @@ var cors = script{
 	},
 }
 
-var scripts = []script{plain, headers, raw, legacy, schema, mixed, documents, timeout, cors}
+var scripts = []script{plain, headers, raw, legacy, schema, mixed, documents, named, timeout, cors, variables, unnamed, arrays, flask}
 
-// refused are scripts that must not come up: exit status 3.
-var refused = map[string]string{
-	"no init":               "def run(d): return d\n",
-	"no run":                "def init(): pass\n",
-	"any arguments":         "def init(): pass\ndef run(*args): return 1\n",
-	"any named arguments":   "def init(): pass\ndef run(**kwargs): return 1\n",
-	"positional only":       "def init(): pass\ndef run(d, /): return 1\n",
-	"no argument":           "def init(): pass\ndef run(): return 1\n",
-	"only headers":          "def init(): pass\ndef run(request_headers): return 1\n",
-	"import fails":          "import no_such_module\n",
-	"syntax":                "def init(: pass\n",
-	"init raises":           "def init(): raise ValueError('x')\ndef run(d): return d\n",
-	"init exits":            "import sys\ndef init(): sys.exit(0)\ndef run(d): return d\n",
-	"rawhttp and schema":    bothDecorators,
-	"exits while importing": "import sys\nsys.exit(0)\n",
+// refusal is a script that must not come up, and what the log says of it.
+type refusal struct {
+	script string
+	log    []string
+}
+
+// refused must not come up: exit status 3.
+var refused = map[string]refusal{
+	"no init":             {script: "def run(d): return d\n"},
+	"no run":              {script: "def init(): pass\n"},
+	"any arguments":       {script: "def init(): pass\ndef run(*args): return 1\n"},
+	"any named arguments": {script: "def init(): pass\ndef run(**kwargs): return 1\n"},
+	"positional only":     {script: "def init(): pass\ndef run(d, /): return 1\n"},
+	"no argument":         {script: "def init(): pass\ndef run(): return 1\n"},
+	"only headers":        {script: "def init(): pass\ndef run(request_headers): return 1\n"},
+	"import fails":        {script: "import no_such_module\n", log: []string{"Traceback (most recent call last)", "no_such_module"}},
+	"syntax":              {script: "def init(: pass\n"},
+	"init raises": {script: "def init(): raise ValueError('too bad')\ndef run(d): return d\n",
+		log: []string{"Traceback (most recent call last)", "ValueError: too bad", "weights.bin"}},
+	"init exits":            {script: "import sys\ndef init(): sys.exit(0)\ndef run(d): return d\n"},
+	"rawhttp and schema":    {script: bothDecorators},
+	"exits while importing": {script: "import sys\nsys.exit(0)\n"},
 }
 
 const bothDecorators = `

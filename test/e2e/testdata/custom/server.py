@@ -9,10 +9,13 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 READY = threading.Event()
+PROBED = {"/live": [], "/ready": []}  # what was answered
+FIRST = [int(status) for status in os.environ.get("FIRST", "").split()]  # what /live and then /ready answer at first
 
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    probes: ThreadingHTTPServer  # that which answers probes
 
     def log_message(self, format: str, *args: object) -> None:
         print(format % args, flush=True)
@@ -20,7 +23,10 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, status: int, body: bytes, kind: str = "application/json") -> None:
         self.send_response(status)
         self.send_header("content-type", kind)
-        self.send_header("content-length", str(len(body)))
+        if status != 204:
+            self.send_header("content-length", str(len(body)))
+        if status == 302:
+            self.send_header("location", "/v1/probed")
         self.send_header("x-portico-not-started", "busy")  # not believed
         self.end_headers()
         self.wfile.write(body)
@@ -32,10 +38,14 @@ class Handler(BaseHTTPRequestHandler):
     def serve(self) -> None:
         path, _, query = self.path.partition("?")
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
-        if path == "/live":
-            self.answer(200, b"ok", "text/plain")
-        elif path == "/ready":
-            self.answer(200 if READY.is_set() else 503, b"ready?", "text/plain")
+        if path in PROBED and self.server is Handler.probes:
+            status = 200 if path == "/live" or READY.is_set() else 503
+            if len(PROBED[path]) < len(FIRST):
+                status = FIRST[len(PROBED[path])]
+            PROBED[path].append(status)
+            self.answer(status, b"" if status == 204 else b"ok?", "text/plain")
+        elif path == "/v1/probed":
+            self.answer(200, json.dumps(PROBED).encode())
         elif path == "/v1/unready":
             READY.clear()
             self.answer(200, b"{}")
@@ -72,12 +82,17 @@ class Handler(BaseHTTPRequestHandler):
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
-    port = parser.parse_args().port
-    if str(port) != os.environ["PORT"]:
+    parser.add_argument("--probes", type=int, help="another port, on which probes are answered")
+    args = parser.parse_args()
+    if str(args.port) != os.environ["PORT"]:
         sys.exit("the ports differ")
     READY.set()
+    server = Handler.probes = ThreadingHTTPServer(("127.0.0.1", args.port), Handler)
+    if args.probes:
+        Handler.probes = ThreadingHTTPServer(("127.0.0.1", args.probes), Handler)
+        threading.Thread(target=Handler.probes.serve_forever, daemon=True).start()
     print("the server listens", flush=True)
-    ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+    server.serve_forever()
 
 
 if __name__ == "__main__":

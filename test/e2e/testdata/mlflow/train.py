@@ -47,6 +47,41 @@ def python(path):
     )  # fmt: skip
 
 
+def bare(path):
+    """A model without a signature, which says what it was given: the type, names, the shape."""
+
+    class Tell(mlflow.pyfunc.PythonModel):
+        def predict(self, context, model_input, params=None):
+            def shape(value):
+                return "x".join(str(n) for n in getattr(value, "shape", ()))
+
+            kind = type(model_input).__name__
+            if isinstance(model_input, dict):
+                return [kind, " ".join(model_input), " ".join(shape(v) for v in model_input.values())]
+            if isinstance(model_input, (str, list)):
+                return [kind, model_input if kind == "str" else " ".join(str(v) for v in model_input), ""]
+            return [kind, " ".join(str(name) for name in getattr(model_input, "columns", ())), shape(model_input)]
+
+    mlflow.pyfunc.save_model(
+        path, python_model=Tell(),
+        pip_requirements=pins("mlflow-skinny", "scikit-learn", "pandas", "numpy", "cloudpickle"),
+    )  # fmt: skip
+
+
+def tensors(path):
+    """The sum of each row of an array of two columns."""
+
+    class Sum(mlflow.pyfunc.PythonModel):
+        def predict(self, context, model_input, params=None):
+            return model_input.sum(axis=1)
+
+    rows = np.zeros((1, 2), dtype="float64")
+    mlflow.pyfunc.save_model(
+        path, python_model=Sum(), signature=infer_signature(rows, rows.sum(axis=1)),
+        pip_requirements=pins("mlflow-skinny", "scikit-learn", "pandas", "numpy", "cloudpickle"),
+    )  # fmt: skip
+
+
 def xgboost(path):
     import mlflow.xgboost
     from xgboost import XGBClassifier

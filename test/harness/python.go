@@ -1,4 +1,4 @@
-package compat
+package harness
 
 import (
 	"crypto/sha256"
@@ -14,9 +14,9 @@ import (
 // making is held while an environment is looked for or made.
 var making sync.Mutex
 
-// python gives the interpreter of a virtual environment with the requirements of test/compat/requirements-NAME.txt.
-// It is kept below .build and made again when the file changes.
-func python(t *testing.T, name string) string {
+// Python gives the interpreter of a virtual environment with the requirements of the file requirements-NAME.txt, which
+// lies in the folder of the test. It is kept below the repository's .build and made again when the file changes.
+func Python(t testing.TB, name string) string {
 	t.Helper()
 	making.Lock()
 	defer making.Unlock()
@@ -29,7 +29,8 @@ func python(t *testing.T, name string) string {
 		t.Fatal(err)
 	}
 	sum := sha256.Sum256(doc)
-	dir := filepath.Join(root, ".build", "compat", name)
+	suite := filepath.Dir(requirements)
+	dir := filepath.Join(suite, "..", "..", ".build", filepath.Base(suite), name)
 	exe, stamp := filepath.Join(dir, "bin", "python"), filepath.Join(dir, ".requirements")
 	if done, err := os.ReadFile(stamp); err == nil && string(done) == hex.EncodeToString(sum[:]) {
 		return exe
@@ -43,7 +44,7 @@ func python(t *testing.T, name string) string {
 		{"python3", "-m", "venv", dir},
 		{exe, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-r", requirements},
 	} {
-		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+		if out, err := exec.CommandContext(t.Context(), argv[0], argv[1:]...).CombinedOutput(); err != nil {
 			t.Fatalf("%v: %v\n%s", argv, err, out)
 		}
 	}

@@ -1,0 +1,125 @@
+package conformance
+
+import (
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"portico/internal/onnx/onnxtest"
+	"portico/test/harness"
+)
+
+const (
+	oneFlower  = `{"name": "X", "shape": [1, 4], "datatype": "FP32", "data": [5.1, 3.5, 1.4, 0.2]}`
+	labelOnly  = `{"name": "label"}`
+	labelZero  = `{"name": "label", "datatype": "INT64", "shape": [1], "data": [0]}`
+	answerHead = `{"model_name": "flowers", "model_version": "3", `
+	// The four numbers of oneFlower and the label of its answer as they lie in memory.
+	flowerBytes = "\x33\x33\xa3\x40\x00\x00\x60\x40\x33\x33\xb3\x3f\xcd\xcc\x4c\x3e"
+	labelBytes  = "\x00\x00\x00\x00\x00\x00\x00\x00"
+	binaryHead  = `{"inputs":[{"name":"X","shape":[1,4],"datatype":"FP32","parameters":{"binary_data_size":16}}],` +
+		`"outputs":[{"name":"label","parameters":{"binary_data":true}}]}`
+)
+
+// kserve are requests of the KServe protocol, version 2, to the repository's model.
+var kserve = []row{
+	{name: "server", method: "GET", path: "/v2", want: `~"name":"portico".*"extensions":\["binary_tensor_data"\]`},
+	{name: "live", method: "GET", path: "/v2/health/live", want: `{"live": true}`},
+	{name: "ready", method: "GET", path: "/v2/health/ready", want: `{"ready": true}`},
+	{name: "live by POST", path: "/v2/health/live", status: 405, want: `~^\{"error": `},
+	{name: "model", method: "GET", path: "/v2/models/flowers", want: `{"name": "flowers", "versions": ["3"], "platform": "onnxruntime_onnx",
+		"inputs": [{"name": "X", "datatype": "FP32", "shape": [-1, 4]}],
+		"outputs": [{"name": "label", "datatype": "INT64", "shape": [-1]}, {"name": "probabilities", "datatype": "FP32", "shape": [-1, 3]}]}`},
+	{name: "model of a version", method: "GET", path: "/v2/models/flowers/versions/3", want: `~"name":"flowers"`},
+	{name: "model ready", method: "GET", path: "/v2/models/flowers/ready", want: `{"name": "flowers", "ready": true}`},
+	{name: "version ready", method: "GET", path: "/v2/models/flowers/versions/3/ready", want: `~"ready":true`},
+	{name: "infer", path: "/v2/models/flowers/infer", body: `{"inputs": [` + oneFlower + `], "outputs": [` + labelOnly + `]}`, header: jsonType,
+		want: answerHead + `"outputs": [` + labelZero + `]}`, fields: map[string]string{"content-type": "^application/json$"}},
+	{name: "infer with a version", path: "/v2/models/flowers/versions/3/infer", body: `{"inputs": [` + oneFlower + `], "outputs": [` + labelOnly + `]}`,
+		want: answerHead + `"outputs": [` + labelZero + `]}`},
+	{name: "id", path: "/v2/models/flowers/infer", body: `{"id": "q-1", "inputs": [` + oneFlower + `], "outputs": [` + labelOnly + `]}`,
+		want: answerHead + `"id": "q-1", "outputs": [` + labelZero + `]}`},
+	{name: "every output", path: "/v2/models/flowers/infer", body: `{"inputs": [` + oneFlower + `]}`, want: `~"label".*"probabilities","datatype":"FP32","shape":\[1,3\]`},
+	{name: "binary", path: "/v2/models/flowers/infer", body: binaryHead + flowerBytes, header: []string{"Content-Type", "application/octet-stream",
+		"Inference-Header-Content-Length", strconv.Itoa(len(binaryHead))}, want: `~"binary_data_size":8.*` + labelBytes + "$",
+		fields: map[string]string{"inference-header-content-length": `^\d+$`, "content-type": "^application/octet-stream$"}},
+	{name: "another model", method: "GET", path: "/v2/models/roses", status: 404, want: `~^\{"error": .*roses`},
+	{name: "another version", method: "GET", path: "/v2/models/flowers/versions/2", status: 404, want: `~^\{"error": .*2`},
+	{name: "another path", method: "GET", path: "/v2/models/flowers/nothing", status: 404, want: `~^\{"error": `},
+	{name: "no inputs", path: "/v2/models/flowers/infer", body: "{}", status: 400, want: `~^\{"error": .*inputs`},
+	{name: "another type", path: "/v2/models/flowers/infer", body: strings.Replace(`{"inputs": [`+oneFlower+`]}`, "FP32", "FP64", 1), status: 400,
+		want: `~^\{"error": .*FP32`},
+	{name: "another shape", path: "/v2/models/flowers/infer", body: strings.Replace(`{"inputs": [`+oneFlower+`]}`, "[1, 4]", "[4]", 1), status: 400,
+		want: `~^\{"error": .*shape`},
+	{name: "no such output", path: "/v2/models/flowers/infer", body: `{"inputs": [` + oneFlower + `], "outputs": [{"name": "x"}]}`, status: 400,
+		want: `~^\{"error": .*x`},
+	{name: "not JSON", path: "/v2/models/flowers/infer", body: "{", status: 400, want: `~^\{"error": `},
+	{name: "score", body: `{"input_data": [[5.1, 3.5, 1.4, 0.2]]}`, want: `~"label": \[0\]`},
+}
+
+// repository makes a model repository of one of the models that onnxserve's tests have, and gives its folder.
+func repository(t *testing.T, model, name string, versions ...string) string {
+	t.Helper()
+	content, err := os.ReadFile(onnxtest.Model(t, model))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "models")
+	for _, v := range versions {
+		harness.Files(t, dir, map[string]string{filepath.Join(name, v, "model.onnx"): string(content)})
+	}
+	return dir
+}
+
+// TestTriton deploys model repositories as Azure's documentation of Triton does: type triton_model, no script, no
+// environment; and asks them by the protocol, and with Triton's own client.
+func TestTriton(t *testing.T) {
+	flowers, columns := repository(t, "iris", "flowers", "1", "3"), repository(t, "columns", "columns", "1")
+	python := harness.Python(t, "triton")
+	data := onnxtest.DataDir(t)
+	at := func(dir string) string {
+		return startServer(t, []string{binary, "infer"}, script{args: []string{"--model_dir", dir, "--data-dir", data}})
+	}
+	t.Run("infer", func(t *testing.T) {
+		check(t, target{client: http.DefaultClient, url: at(flowers)}, script{rows: kserve})
+	})
+	t.Run("infer with Triton's client", func(t *testing.T) {
+		tritonClient(t, python, nil, "flowers", "--base_url", at(flowers))
+		tritonClient(t, python, nil, "columns", "--base_url", at(columns))
+	})
+	g := startGateway(t)
+	g.cli(t, "runtime", "install", "onnx", "--from", onnxtest.Library(t))
+	for name, dir := range map[string]string{"flowers": flowers, "columns": columns} {
+		g.create(t, name, "model:\n  name: "+name+"-repository\n  version: 1\n  path: "+dir+"\n  type: triton_model\n", nil)
+	}
+	t.Run("gateway", func(t *testing.T) { check(t, g.at("flowers"), script{rows: kserve}) })
+	t.Run("gateway with Triton's client", func(t *testing.T) {
+		// What a script takes: scoring_uri without its last part, and a key.
+		for _, name := range []string{"flowers", "columns"} {
+			uri := g.moveTo(t, name)
+			tritonClient(t, python, []string{"SSL_CERT_FILE=" + g.ca}, name, "--base_url", uri[:strings.LastIndex(uri, "/")], "--token", g.key)
+		}
+	})
+	t.Run("no ONNX model", func(t *testing.T) {
+		dir := filepath.Join(t.TempDir(), "models")
+		harness.Files(t, dir, map[string]string{"net/1/model.pt": "x"})
+		out, err := g.try(t, g.createArgs(t, "refused", "model:\n  path: "+dir+"\n  type: triton_model\n", nil)...)
+		if err == nil || !strings.Contains(out, "models of other frameworks are not implemented") {
+			t.Errorf("%v %s", err, out)
+		}
+	})
+}
+
+// tritonClient runs a script as a user of such a deployment writes it.
+func tritonClient(t *testing.T, python string, env []string, args ...string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), python, append([]string{"testdata/triton.py"}, args...)...)
+	cmd.Env = append(os.Environ(), env...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v: %v\n%s", args, err, out)
+	}
+}
