@@ -18,6 +18,7 @@ require (
 	golang.org/x/exp v0.0.0-20230314191032-db074128a8ec
 	golang.org/x/sync v0.24.0
 	golang.org/x/sys v0.49.0
+	google.golang.org/protobuf v1.36.12
 	modernc.org/libc v1.79.0
 	modernc.org/mathutil v1.7.1
 	modernc.org/memory v1.12.1
@@ -33,5 +34,4 @@ require (
 	github.com/prometheus/client_model v0.6.3 // indirect
 	github.com/prometheus/common v0.72.0 // indirect
 	github.com/prometheus/procfs v0.22.0 // indirect
-	google.golang.org/protobuf v1.36.12 // indirect
 )

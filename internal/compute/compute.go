@@ -66,6 +66,7 @@ type Server struct {
 type ONNXModel struct {
 	File          string // absolute and inside the template's ModelDir
 	Name, Version string // by which callers of the Open Inference Protocol name it
+	Declared      string // what its configuration says of inputs and outputs, as JSON; empty: nothing
 }
 
 // Instance is one running (or waiting) copy of a template.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"portico/internal/online"
 )
@@ -58,6 +59,11 @@ func TestONNXDeployments(t *testing.T) {
 		"collects": {
 			files: map[string]string{"iris.onnx": "x"}, collector: &online.DataCollector{Collections: []online.Collection{{Name: "model_inputs", Enabled: true}}},
 			code: online.CodeNotImplemented, target: "properties.dataCollector.collections.model_inputs", text: "fills no collection"},
+		"configured": {
+			files: map[string]string{"iris/1/model.onnx": "x", "iris/config.pbtxt": `platform: "onnxruntime_onnx"`}, runtime: online.RuntimeONNX},
+		"tensorrt": {
+			files: map[string]string{"iris/1/model.onnx": "x", "iris/config.pbtxt": `platform: "tensorrt_plan"`},
+			code:  online.CodeNotImplemented, target: "properties.model", text: `config.pbtxt: platform "tensorrt_plan" is not implemented`},
 		"missing": {
 			files: map[string]string{"iris.onnx": "x"}, missing: errors.New("not there; type this"),
 			code: online.CodeConflict, target: "properties.model", text: "not there; type this"},
@@ -77,6 +83,42 @@ func TestONNXDeployments(t *testing.T) {
 		}
 		if err != nil || out.Resource.Spec.Runtime != c.runtime {
 			t.Errorf("%s: %+v, %v", name, out.Resource, err)
+		}
+	}
+}
+
+// TestConfiguredBatches: what the configuration of a model repository says of batches holds where the deployment says
+// nothing.
+func TestConfiguredBatches(t *testing.T) {
+	b := newBench(t)
+	b.assets()
+	b.mustEndpoint("fraud", nil)
+	b.register(online.KindModel, "iris", "1", online.AssetSpec{URI: b.upload(online.KindModel, map[string]string{
+		"iris/1/model.onnx": "x", "iris/config.pbtxt": "max_batch_size: 8 dynamic_batching { max_queue_delay_microseconds: 2000 }",
+	})})
+	own := online.Batching{MaxSize: 3, MaxWait: 7 * time.Millisecond}
+	for name, c := range map[string]struct {
+		concurrent int
+		batching   *online.Batching
+		want       *online.Batching
+		admits     int
+	}{
+		"configured": {want: &online.Batching{MaxSize: 8, MaxWait: 2 * time.Millisecond}, admits: 16},
+		"smaller":    {concurrent: 4, want: &online.Batching{MaxSize: 4, MaxWait: 2 * time.Millisecond}, admits: 4},
+		"none":       {concurrent: 1, admits: 1},
+		"own":        {batching: &own, want: &own, admits: 6},
+	} {
+		req := request()
+		req.Model, req.Code, req.Environment, req.Spec.ScoringScript = "azureml:iris:1", "", "", ""
+		req.Spec.Batching, req.Spec.Request.MaxConcurrent = c.batching, c.concurrent
+		out, err := b.PutDeployment(context.Background(), admin, home, "fraud", name, PutDeployment{Request: req})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		spec := out.Resource.Spec
+		if (spec.Batching == nil) != (c.want == nil) || c.want != nil && *spec.Batching != *c.want || spec.Request.MaxConcurrent != c.admits {
+			t.Errorf("%s: %+v, %d at once", name, spec.Batching, spec.Request.MaxConcurrent)
 		}
 	}
 }

@@ -71,7 +71,9 @@ func (s *Service) resolve(tx store.Tx, c Caller, w online.WorkspaceID, spec *onl
 	if in.Code == "" && spec.ScoringScript == "" && model != nil && spec.Runtime == "" {
 		var fault *online.Error
 		if spec.Runtime, fault = s.runtimeOf(model, in.Environment == ""); fault == nil && spec.Runtime == online.RuntimeONNX {
-			fault = s.checkONNX(spec, in.Environment == "")
+			if fault = s.checkONNX(spec, in.Environment == ""); fault == nil {
+				fault = s.batchAsConfigured(spec, model)
+			}
 		}
 		if fault != nil {
 			faults = append(faults, fault)
@@ -179,6 +181,30 @@ func (s *Service) checkONNX(spec *online.DeploymentSpec, ownEnvironment bool) *o
 	}
 	if err := s.ONNXRuntime(); err != nil {
 		return online.Errorf(online.CodeConflict, "properties.model", "this server cannot serve ONNX models: %w", err)
+	}
+	return nil
+}
+
+// batchAsConfigured takes over what the configuration of a model repository says of batches, where the deployment says
+// nothing. One that admits fewer requests at once gets smaller batches, or none.
+func (s *Service) batchAsConfigured(spec *online.DeploymentSpec, model *online.AssetSpec) *online.Error {
+	if spec.Batching != nil {
+		return nil
+	}
+	root, err := s.Artifacts.Path(model.Digest)
+	if err != nil {
+		return online.Errorf(online.CodeConflict, "properties.model", "the content of the model is gone: %w; register it again", err)
+	}
+	found, err := onnx.Open(root)
+	if err != nil || found.Config == nil || found.Config.Batching == nil {
+		return nil //nolint:nilerr // what an MLflow model names is served whatever lies beside it
+	}
+	b := *found.Config.Batching
+	if most := spec.Request.MaxConcurrent; most > 0 {
+		b.MaxSize = min(b.MaxSize, most)
+	}
+	if b.MaxSize >= online.MinBatchSize {
+		spec.Batching = &b
 	}
 	return nil
 }

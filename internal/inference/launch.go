@@ -31,6 +31,8 @@ const (
 	VariableONNXModel   = "PORTICO_ONNX_MODEL"   // file of the model
 	VariableONNXName    = "PORTICO_ONNX_NAME"    // of the model, for callers
 	VariableONNXVersion = "PORTICO_ONNX_VERSION" // likewise
+	// VariableONNXDeclared holds what the configuration of a model repository says of inputs and outputs, as JSON.
+	VariableONNXDeclared = "PORTICO_ONNX_DECLARED"
 )
 
 // Launcher starts worker processes. It is safe for concurrent use.

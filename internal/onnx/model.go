@@ -28,6 +28,8 @@ type Model struct {
 	File string
 	// Name and Version are those of a model repository; empty for others.
 	Name, Version string
+	// Config is the configuration in the repository; nil: there is none.
+	Config *Config
 }
 
 // Open looks in a folder on disk; links that leave it are not followed. See Read for the errors.
@@ -41,8 +43,8 @@ func Open(dir string) (*Model, error) {
 }
 
 // Read finds the model of a tree: the only .onnx file of its root or of its only sub-folder, or a model repository,
-// <model>/<version>/model.onnx, of which the highest version counts. ErrNone: there is none. An *online.Error says why one
-// cannot be served.
+// <model>/<version>/model.onnx, of which the highest version that its configuration chooses counts. ErrNone: there is
+// none. An *online.Error says why one cannot be served.
 func Read(tree fs.FS) (*Model, error) {
 	dir := "."
 	for {
@@ -101,20 +103,15 @@ func readRepository(tree fs.FS, root string, entries []fs.DirEntry) (*Model, err
 		if err != nil {
 			return nil, fmt.Errorf("look for an ONNX model: %w", err)
 		}
-		version := newest(folders(inner))
-		if version == "" {
+		versions := numbers(folders(inner))
+		if len(versions) == 0 {
 			continue
 		}
-		dir := path.Join(root, name, version)
-		files, err := fs.ReadDir(tree, dir)
-		if err != nil {
-			return nil, fmt.Errorf("look for an ONNX model: %w", err)
-		}
-		file, err := onlyModel(dir, files)
+		m, err := readModel(tree, path.Join(root, name), versions)
 		if err != nil {
 			return nil, err
 		}
-		found = append(found, &Model{File: file, Name: name, Version: version})
+		found = append(found, m)
 	}
 	switch {
 	case len(found) == 0:
@@ -129,19 +126,46 @@ func readRepository(tree fs.FS, root string, entries []fs.DirEntry) (*Model, err
 	return found[0], nil
 }
 
-// newest is the highest version among names of folders; empty: none is a version.
-func newest(names []string) string {
-	versions := slices.DeleteFunc(names, func(name string) bool {
-		_, err := strconv.ParseUint(name, 10, 63)
-		return err != nil || name[0] == '+'
-	})
-	if len(versions) == 0 {
-		return ""
+// readModel reads the model of a repository that is in dir, as its configuration says.
+func readModel(tree fs.FS, dir string, versions []string) (*Model, error) {
+	config, err := readConfig(tree, dir)
+	if err != nil {
+		return nil, err
 	}
-	return slices.MaxFunc(versions, func(a, b string) int {
-		// Both are numbers of 63 bits.
-		x, _ := strconv.ParseUint(a, 10, 63)
-		y, _ := strconv.ParseUint(b, 10, 63)
-		return cmp.Compare(x, y)
+	if config != nil {
+		chosen := slices.DeleteFunc(slices.Clone(versions), func(v string) bool { return !config.versions(number(v)) })
+		if len(chosen) == 0 {
+			return nil, refuse(online.CodeBadArgument, "version_policy chooses none of the versions that are there: %s", strings.Join(versions, ", "))
+		}
+		versions = chosen
+	}
+	version := slices.MaxFunc(versions, func(a, b string) int { return cmp.Compare(number(a), number(b)) })
+	m := &Model{Name: path.Base(dir), Version: version, Config: config}
+	files, err := fs.ReadDir(tree, path.Join(dir, version))
+	if err != nil {
+		return nil, fmt.Errorf("look for an ONNX model: %w", err)
+	}
+	if config == nil || config.filename == "" {
+		m.File, err = onlyModel(path.Join(dir, version), files)
+		return m, err
+	}
+	if !slices.ContainsFunc(files, func(e fs.DirEntry) bool { return e.Name() == config.filename && e.Type().IsRegular() }) {
+		return nil, refuse(online.CodeBadArgument, "default_model_filename %q is not a file of version %s", config.filename, version)
+	}
+	m.File = path.Join(dir, version, config.filename)
+	return m, nil
+}
+
+// numbers are the names that are versions.
+func numbers(names []string) []string {
+	return slices.DeleteFunc(names, func(name string) bool {
+		_, err := strconv.ParseInt(name, 10, 64)
+		return err != nil || name[0] == '+' || name[0] == '-'
 	})
+}
+
+// number is a version as a number.
+func number(version string) int64 {
+	n, _ := strconv.ParseInt(version, 10, 64) // numbers lets no other through
+	return n
 }

@@ -31,7 +31,7 @@ func TestReadFindsTheModel(t *testing.T) {
 		"a file":               {[]string{"model.onnx"}, onnx.Model{File: "model.onnx"}},
 		"beside others":        {[]string{"iris.ONNX", "iris.onnx.data", "README.md", "a/b", "c/d"}, onnx.Model{File: "iris.ONNX"}},
 		"in the only folder":   {[]string{"iris/m.onnx", "README.md"}, onnx.Model{File: "iris/m.onnx"}},
-		"a repository":         {[]string{"iris/1/model.onnx", "iris/config.pbtxt"}, onnx.Model{File: "iris/1/model.onnx", Name: "iris", Version: "1"}},
+		"a repository":         {[]string{"iris/1/model.onnx", "iris/labels.txt"}, onnx.Model{File: "iris/1/model.onnx", Name: "iris", Version: "1"}},
 		"the highest version":  {[]string{"iris/9/model.onnx", "iris/10/model.onnx", "iris/old/model.onnx"}, onnx.Model{File: "iris/10/model.onnx", Name: "iris", Version: "10"}},
 		"a repository, deeper": {[]string{"models/iris/3/model.onnx"}, onnx.Model{File: "models/iris/3/model.onnx", Name: "iris", Version: "3"}},
 		"beside another thing": {[]string{"iris/1/model.onnx", "docs/readme.md"}, onnx.Model{File: "iris/1/model.onnx", Name: "iris", Version: "1"}},

@@ -85,12 +85,12 @@ func (e *Executor) Joint(requests []Request, give func(i int, a Answer)) {
 
 // joinable says whether the first dimension of every input is left open.
 func (m *Model) joinable() bool {
-	for i := range m.session.Inputs {
-		if info := &m.session.Inputs[i]; !info.Ranked || len(info.Shape) == 0 || info.Shape[0] >= 0 {
+	for i := range m.inputs {
+		if info := &m.inputs[i]; !info.Ranked || len(info.Shape) == 0 || info.Shape[0] >= 0 {
 			return false
 		}
 	}
-	return len(m.session.Inputs) > 0
+	return len(m.inputs) > 0
 }
 
 // together answers what can be joined, and gives the indexes of the rest.
@@ -100,7 +100,7 @@ func (e *Executor) together(requests []Request, give func(i int, a Answer)) (alo
 	var members []member
 	total := int64(0)
 	for i := range requests {
-		if rows := e.join(&requests[i]); rows > 0 {
+		if rows := e.join(&requests[i], total); rows > 0 {
 			members = append(members, member{i, rows})
 			total += rows
 		} else {
@@ -156,9 +156,9 @@ func back(alone []int, members []member) []int {
 	return alone
 }
 
-// join reads a request behind what the inputs hold already, and gives its number of rows. 0: it cannot be joined, and
-// the inputs are as before.
-func (e *Executor) join(r *Request) int64 {
+// join reads a request behind what the inputs hold already, which has so many rows, and gives its number of rows. 0: it
+// cannot be joined, and the inputs are as before.
+func (e *Executor) join(r *Request, held int64) int64 {
 	if string(r.Method) != "POST" || string(r.Path) != "/score" {
 		return 0
 	}
@@ -171,7 +171,7 @@ func (e *Executor) join(r *Request) int64 {
 		if err == nil {
 			err = t.settle()
 		}
-		if err != nil || len(t.shape) == 0 || t.shape[0] == 0 || rows != 0 && t.shape[0] != rows ||
+		if err != nil || len(t.shape) == 0 || t.shape[0] == 0 || t.most > 0 && held+t.shape[0] > t.most || rows != 0 && t.shape[0] != rows ||
 			len(e.shapes) > i && !slices.Equal(t.shape[1:], e.shapes[i][1:]) {
 			for _, t := range e.inputs {
 				t.takeBack()

@@ -13,19 +13,26 @@ import (
 type Model struct {
 	Name, Version string
 	session       *onnxrt.Session
+	inputs        []onnxrt.Info    // as the configuration narrows them
+	outputs       []onnxrt.Info    // that callers see
+	chosen        []int            // their numbers in the session
+	maxBatch      int64            // rows of one run; 0: any
 	documents     [3]func() []byte // of swagger 2, 3 and 3.1
 	metadata      func() []byte
 	rows          byRow
 }
 
-// NewModel names a session and sees that every input can be given.
-func NewModel(name, version string, session *onnxrt.Session) (*Model, error) {
+// NewModel names a session and sees that every input can be given, and that the model is what its configuration declares.
+func NewModel(name, version string, session *onnxrt.Session, declared Declared) (*Model, error) {
 	for i := range session.Inputs {
 		if info := &session.Inputs[i]; info.Kind != onnxrt.Tensor {
 			return nil, fmt.Errorf("the input %q is no tensor; only tensors can be given", info.Name)
 		}
 	}
 	m := &Model{Name: name, Version: version, session: session}
+	if err := m.narrow(declared); err != nil {
+		return nil, err
+	}
 	for i := range m.documents {
 		m.documents[i] = sync.OnceValue(func() []byte { return m.describe(i) })
 	}
@@ -34,10 +41,10 @@ func NewModel(name, version string, session *onnxrt.Session) (*Model, error) {
 }
 
 // Inputs and Outputs describe what the model takes and gives.
-func (m *Model) Inputs() []onnxrt.Info { return m.session.Inputs }
+func (m *Model) Inputs() []onnxrt.Info { return m.inputs }
 
 // Outputs describes what the model gives.
-func (m *Model) Outputs() []onnxrt.Info { return m.session.Outputs }
+func (m *Model) Outputs() []onnxrt.Info { return m.outputs }
 
 // Request is what is asked.
 type Request struct {
@@ -66,8 +73,9 @@ type Executor struct {
 	model  *Model
 	runner *onnxrt.Runner
 	inputs []*tensor
-	all    []int // every output
+	all    []int // every output of the model's
 	some   []int // the outputs that a request names
+	chosen []int // their numbers in the session
 	binary []bool
 	name   [64]byte // scratch of member names
 	spans  []span
@@ -93,10 +101,10 @@ func (m *Model) NewExecutor(head int) (*Executor, error) {
 		return nil, fmt.Errorf("prepare a run: %w", err)
 	}
 	e := &Executor{model: m, runner: runner, head: head}
-	for i := range m.session.Inputs {
-		e.inputs = append(e.inputs, newTensor(&m.session.Inputs[i]))
+	for i := range m.inputs {
+		e.inputs = append(e.inputs, newTensor(&m.inputs[i], m.maxBatch))
 	}
-	for i := range m.session.Outputs {
+	for i := range m.outputs {
 		e.all = append(e.all, i)
 	}
 	return e, nil
@@ -207,7 +215,11 @@ func (e *Executor) run(outputs []int) error {
 			return err
 		}
 	}
-	e.runner.Choose(outputs)
+	e.chosen = e.chosen[:0]
+	for _, o := range outputs {
+		e.chosen = append(e.chosen, e.model.chosen[o])
+	}
+	e.runner.Choose(e.chosen)
 	began := time.Now()
 	err := e.runner.Run()
 	e.ran = time.Since(began)
@@ -232,7 +244,7 @@ func (e *Executor) input(name []byte) *tensor {
 }
 
 // inputNames lists the inputs for an error.
-func (e *Executor) inputNames() string { return names(e.model.session.Inputs) }
+func (e *Executor) inputNames() string { return names(e.model.inputs) }
 
 func names(infos []onnxrt.Info) string {
 	text := ""

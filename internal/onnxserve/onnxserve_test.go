@@ -34,7 +34,7 @@ func open(tb testing.TB, name string) *onnxserve.Model {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(session.Close)
-	m, err := onnxserve.NewModel(name, "1", session)
+	m, err := onnxserve.NewModel(name, "1", session, onnxserve.Declared{})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -277,7 +277,7 @@ func TestAModelThatTakesASequenceIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer session.Close()
-	if _, err := onnxserve.NewModel("m", "1", session); err == nil || !strings.Contains(err.Error(), `"x" is no tensor`) {
+	if _, err := onnxserve.NewModel("m", "1", session, onnxserve.Declared{}); err == nil || !strings.Contains(err.Error(), `"x" is no tensor`) {
 		t.Error(err)
 	}
 	if _, err := library.Load("/nonexistent.onnx", onnxrt.Options{Threads: 1}); err == nil {

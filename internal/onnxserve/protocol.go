@@ -80,7 +80,7 @@ func (m *Model) describeProtocol() []byte {
 		Platform string           `json:"platform"`
 		Inputs   []tensorMetadata `json:"inputs"`
 		Outputs  []tensorMetadata `json:"outputs"`
-	}{m.Name, []string{m.Version}, "onnxruntime_onnx", list(m.session.Inputs), list(m.session.Outputs)})
+	}{m.Name, []string{m.Version}, "onnxruntime_onnx", list(m.inputs), list(m.outputs)})
 	return document
 }
 
@@ -495,7 +495,7 @@ func (e *Executor) readOutputName(s *scanner) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	outputs := e.model.session.Outputs
+	outputs := e.model.outputs
 	for i := range outputs {
 		if outputs[i].Name != string(name) {
 			continue
@@ -522,7 +522,7 @@ func (e *Executor) writeInference(q *inference, outputs []int) error {
 	e.out = append(b, `,"outputs":[`...)
 	written := 0
 	for n, o := range outputs {
-		info := &e.model.session.Outputs[o]
+		info := &e.model.outputs[o]
 		if carried(info) == nil {
 			if !q.outputs {
 				continue

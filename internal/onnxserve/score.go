@@ -336,7 +336,7 @@ func (e *Executor) writeOutputs(value func(n int) error) error {
 		} else {
 			e.out = append(e.out, ", "...)
 		}
-		e.out = appendText(e.out, []byte(e.model.session.Outputs[n].Name))
+		e.out = appendText(e.out, []byte(e.model.outputs[n].Name))
 		e.out = append(e.out, ": "...)
 		if err := value(n); err != nil {
 			return err

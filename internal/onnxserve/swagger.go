@@ -77,7 +77,7 @@ func (m *Model) describe(version int) []byte {
 }
 
 func (m *Model) inputSchema() object {
-	inputs := m.session.Inputs
+	inputs := m.inputs
 	data := object{}
 	if len(inputs) == 1 {
 		data = valueSchema(&inputs[0])
@@ -93,7 +93,7 @@ func (m *Model) inputSchema() object {
 }
 
 func (m *Model) outputSchema() object {
-	outputs := m.session.Outputs
+	outputs := m.outputs
 	if len(outputs) == 1 {
 		return valueSchema(&outputs[0])
 	}

@@ -18,6 +18,7 @@ const keptBytes = 1 << 20
 // tensor is an input that is being read from a request.
 type tensor struct {
 	info   *onnxrt.Info
+	most   int64  // of the first dimension; 0: any
 	size   int    // of an element
 	data   []byte // of elements, at a multiple of eight; of texts, one behind the other
 	ends   []int  // of texts: where each ends
@@ -34,8 +35,8 @@ type tensor struct {
 // mark is how much of a tensor is there.
 type mark struct{ data, ends int }
 
-func newTensor(info *onnxrt.Info) *tensor {
-	return &tensor{info: info, size: info.Element.Size(), shape: make([]int64, 0, maxRank)}
+func newTensor(info *onnxrt.Info, most int64) *tensor {
+	return &tensor{info: info, most: most, size: info.Element.Size(), shape: make([]int64, 0, maxRank)}
 }
 
 // reset prepares for the next request.
@@ -333,6 +334,9 @@ func (t *tensor) settle() error {
 func (t *tensor) check() error {
 	if !t.info.Ranked {
 		return nil
+	}
+	if t.most > 0 && len(t.shape) > 0 && t.shape[0] > t.most {
+		return badf("Input %q: expected at most %d rows (max_batch_size), got %d.", t.info.Name, t.most, t.shape[0])
 	}
 	good := len(t.shape) == len(t.info.Shape)
 	for i := 0; good && i < len(t.shape); i++ {

@@ -1,12 +1,14 @@
 package onnxworker
 
 import (
+	"encoding/json"
 	"fmt"
 	"runtime"
 	"strconv"
 	"strings"
 
 	"portico/internal/onnxrt"
+	"portico/internal/onnxserve"
 )
 
 // Environment variables. Those with the prefix PORTICO_ are set by whoever starts the worker; the others are settings
@@ -16,6 +18,8 @@ const (
 	varModel   = "PORTICO_ONNX_MODEL"   // file of the model
 	varName    = "PORTICO_ONNX_NAME"    // of the model, in the Open Inference Protocol
 	varVersion = "PORTICO_ONNX_VERSION" // likewise
+	// varDeclared is what the configuration of a model repository says, an onnxserve.Declared in JSON; may be empty.
+	varDeclared = "PORTICO_ONNX_DECLARED"
 
 	varThreads      = "ONNX_THREADS"      // threads of one run
 	varConcurrency  = "ONNX_CONCURRENCY"  // requests at once
@@ -33,6 +37,7 @@ const (
 
 type settings struct {
 	library, model, name, version string
+	declared                      onnxserve.Declared
 	concurrency                   int
 	options                       onnxrt.Options
 }
@@ -47,6 +52,11 @@ func readSettings(getenv func(string) string) (*settings, error) {
 	for name, value := range map[string]string{varLibrary: s.library, varModel: s.model, varName: s.name, varVersion: s.version} {
 		if value == "" {
 			return nil, fmt.Errorf("the worker is started without %s", name)
+		}
+	}
+	if text := getenv(varDeclared); text != "" {
+		if err := json.Unmarshal([]byte(text), &s.declared); err != nil {
+			return nil, fmt.Errorf("read %s: %w", varDeclared, err)
 		}
 	}
 	share := runtime.NumCPU()

@@ -87,7 +87,7 @@ func (w *worker) load() error {
 	if err != nil {
 		return fmt.Errorf("the model cannot be loaded: %w", err)
 	}
-	model, err := onnxserve.NewModel(s.name, s.version, session)
+	model, err := onnxserve.NewModel(s.name, s.version, session, s.declared)
 	if err != nil {
 		return fmt.Errorf("the model cannot be served: %w", err)
 	}

@@ -324,6 +324,8 @@ func TestWhatCannotServeSaysWhy(t *testing.T) {
 		{"iris", "ONNX_CONCURRENCY=15", "which is not a number from 1 to 14", true},
 		{"iris", "ONNX_OPTIMIZATION=fast", "not one of none, basic, extended, all", true},
 		{"iris", "ONNX_PROVIDERS=CUDAExecutionProvider", "only CPUExecutionProvider is implemented", true},
+		{"iris", inference.VariableONNXDeclared + `={"inputs": [{"name": "X", "datatype": "FP64"}]}`,
+			`the model cannot be served: config.pbtxt: the input "X" is declared as FP64, and is FP32 in the model`, true},
 		{"iris", inference.VariableONNXLibrary + "=/nonexistent.so", "ONNX Runtime cannot be used", false},
 	} {
 		l := newLauncher(t, c.model, c.env)

@@ -132,7 +132,7 @@ func (p *preparations) run(ctx context.Context, r *preparation, d *store.Deploym
 			return nil, online.StageModel, targetError(online.CodeNotFound, "properties.model", err)
 		}
 		if d.Spec.Runtime == online.RuntimeONNX {
-			if out.onnx, err = p.openONNX(d, asset, out.modelDir); err != nil {
+			if out.onnx, err = p.openONNX(d, asset, out.modelDir, progress); err != nil {
 				return nil, online.StageModel, targetError(online.CodeNotFound, "properties.model", err)
 			}
 		}
@@ -158,7 +158,8 @@ func (p *preparations) openMLflow(d *store.Deployment, asset *online.AssetSpec) 
 
 // openONNX finds the model of a deployment that ONNX Runtime serves. It is called as it is registered, unless a model
 // repository has names of its own.
-func (p *preparations) openONNX(d *store.Deployment, asset *online.AssetSpec, modelDir string) (*compute.ONNXModel, error) {
+func (p *preparations) openONNX(d *store.Deployment, asset *online.AssetSpec, modelDir string, progress io.Writer) (
+	*compute.ONNXModel, error) {
 	root, err := p.artifacts.Path(asset.Digest)
 	if err != nil {
 		return nil, err
@@ -177,6 +178,12 @@ func (p *preparations) openONNX(d *store.Deployment, asset *online.AssetSpec, mo
 	}
 	if found.Name != "" {
 		out.Name, out.Version = found.Name, found.Version
+	}
+	if found.Config != nil {
+		out.Declared = found.Config.Declared
+		for _, note := range found.Config.Notes {
+			fmt.Fprintf(progress, "the model's configuration: %s\n", note)
+		}
 	}
 	out.File = filepath.Join(modelDir, filepath.FromSlash(found.File))
 	return out, nil

@@ -52,6 +52,7 @@ type InferConfig struct {
 
 	mlflowModel string     // folder of the MLmodel file; empty: another kind is served
 	onnx        *inferONNX // nil: another kind is served
+	notes       []string   // what of the model's configuration is not acted on
 }
 
 // Defaults of an InferConfig.
@@ -150,6 +151,9 @@ func RunInfer(ctx context.Context, cfg InferConfig, logger *slog.Logger) (err er
 	argv, err := cfg.worker(dir)
 	if err != nil {
 		return err
+	}
+	for _, note := range cfg.notes {
+		logger.Warn("the model's configuration", "note", note)
 	}
 	listeners, err := listenInfer(ctx, cfg)
 	if err != nil {

@@ -36,7 +36,7 @@ func (c *InferConfig) findModel() error {
 		if err != nil {
 			return fmt.Errorf("start inference server: %w", err)
 		}
-		return c.useONNX(filepath.Join(c.ModelDir, filepath.FromSlash(found.File)), found.Name, found.Version)
+		return c.useRepository(found)
 	}
 	if err != nil {
 		return fmt.Errorf("start inference server: %w", err)

@@ -14,13 +14,13 @@ import (
 )
 
 // inferONNX is an ONNX model that `portico infer` serves.
-type inferONNX struct{ worker, library, file, name, version string }
+type inferONNX struct{ worker, library, file, name, version, declared string }
 
 // variables tell the worker what it serves.
 func (o *inferONNX) variables() map[string]string {
 	return map[string]string{
 		inference.VariableONNXLibrary: o.library, inference.VariableONNXModel: o.file,
-		inference.VariableONNXName: o.name, inference.VariableONNXVersion: o.version,
+		inference.VariableONNXName: o.name, inference.VariableONNXVersion: o.version, inference.VariableONNXDeclared: o.declared,
 	}
 }
 
@@ -45,6 +45,19 @@ func (c *InferConfig) useONNX(file, name, version string) error {
 	}
 	orElse(&version, firstVersion)
 	c.onnx = &inferONNX{worker: worker, library: library, file: file, name: name, version: version}
+	return nil
+}
+
+// useRepository makes the model that was found what is served, as its configuration says. What was said of batches on
+// the command line stands.
+func (c *InferConfig) useRepository(m *onnx.Model) error {
+	if err := c.useONNX(filepath.Join(c.ModelDir, filepath.FromSlash(m.File)), m.Name, m.Version); err != nil || m.Config == nil {
+		return err
+	}
+	c.onnx.declared, c.notes = m.Config.Declared, m.Config.Notes
+	if b := m.Config.Batching; b != nil && c.Batching.MaxSize == 0 {
+		c.Batching = inference.Batching(*b)
+	}
 	return nil
 }
 

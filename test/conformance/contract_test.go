@@ -92,6 +92,7 @@ var contract = []line{
 	{"custom", "gRPC by MIR_MODEL_USE_HTTP2", []string{"TestCustomServers"}, "not implemented: the front door speaks HTTP/1.1; the variable is refused"},
 	{"custom", "at a desk", nil, "portico infer runs scripts and models; a server of your own is started by its own command"},
 	{"Triton", "type triton_model, a folder NAME/VERSION/model.onnx, no script, no environment", []string{"TestTriton"}, "models of other frameworks are refused"},
+	{"Triton", "config.pbtxt", []string{"kserve/more than max_batch_size", "TestTriton"}, "what else it may hold: internal/onnx and internal/onnxserve"},
 	{"Triton", "KServe v2 by tritonclient", []string{"kserve/*", "TestTriton"}, "Triton's own extensions beside binary tensors: statistics, repository control, shared memory"},
 	{"Triton", "not at a desk, not in the studio's test tab", []string{"TestTriton"}, "portico infer serves it"},
 	{"images", "curated images are refreshed; who wants that deploys again", nil, "there are no images"},

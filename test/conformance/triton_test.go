@@ -55,11 +55,23 @@ var kserve = []row{
 		want: `~^\{"error": .*FP32`},
 	{name: "another shape", path: "/v2/models/flowers/infer", body: strings.Replace(`{"inputs": [`+oneFlower+`]}`, "[1, 4]", "[4]", 1), status: 400,
 		want: `~^\{"error": .*shape`},
+	{name: "more than max_batch_size", path: "/v2/models/flowers/infer", status: 400, want: `~^\{"error": .*at most 4 rows \(max_batch_size\), got 5`,
+		body: `{"inputs": [{"name": "X", "shape": [5, 4], "datatype": "FP32", "data": [1,2,3,4,1,2,3,4,1,2,3,4,1,2,3,4,1,2,3,4]}]}`},
 	{name: "no such output", path: "/v2/models/flowers/infer", body: `{"inputs": [` + oneFlower + `], "outputs": [{"name": "x"}]}`, status: 400,
 		want: `~^\{"error": .*x`},
 	{name: "not JSON", path: "/v2/models/flowers/infer", body: "{", status: 400, want: `~^\{"error": `},
 	{name: "score", body: `{"input_data": [[5.1, 3.5, 1.4, 0.2]]}`, want: `~"label": \[0\]`},
 }
+
+// flowersConfig is the configuration of the repository of flowers, as Triton wants it.
+const flowersConfig = `name: "flowers"
+platform: "onnxruntime_onnx"
+max_batch_size: 4
+input [ { name: "X" data_type: TYPE_FP32 dims: [ 4 ] } ]
+version_policy: { latest { num_versions: 1 } }
+dynamic_batching { max_queue_delay_microseconds: 2000 }
+instance_group [ { count: 2 kind: KIND_CPU } ]
+`
 
 // repository makes a model repository of one of the models that onnxserve's tests have, and gives its folder.
 func repository(t *testing.T, model, name string, versions ...string) string {
@@ -79,6 +91,7 @@ func repository(t *testing.T, model, name string, versions ...string) string {
 // environment; and asks them by the protocol, and with Triton's own client.
 func TestTriton(t *testing.T) {
 	flowers, columns := repository(t, "iris", "flowers", "1", "3"), repository(t, "columns", "columns", "1")
+	harness.Files(t, flowers, map[string]string{"flowers/config.pbtxt": flowersConfig})
 	python := harness.Python(t, "triton")
 	data := onnxtest.DataDir(t)
 	at := func(dir string) string {
@@ -102,6 +115,16 @@ func TestTriton(t *testing.T) {
 		for _, name := range []string{"flowers", "columns"} {
 			uri := g.moveTo(t, name)
 			tritonClient(t, python, []string{"SSL_CERT_FILE=" + g.ca}, name, "--base_url", uri[:strings.LastIndex(uri, "/")], "--token", g.key)
+		}
+	})
+	t.Run("config.pbtxt", func(t *testing.T) {
+		out := g.cli(t, "ml", "online-deployment", "show", "-n", "flowers", "-e", endpointName, "-o", "yaml")
+		if !strings.Contains(out, "max_size: 4") || !strings.Contains(out, "max_wait_ms: 2") {
+			t.Errorf("dynamic_batching is not the deployment's batching:\n%s", out)
+		}
+		log := g.cli(t, "ml", "online-deployment", "get-logs", "-n", "flowers", "-e", endpointName, "-c", "storage-initializer")
+		if !strings.Contains(log, "instance_group is not acted on") {
+			t.Errorf("the log does not say what is passed over:\n%s", log)
 		}
 	})
 	t.Run("no ONNX model", func(t *testing.T) {

@@ -38,7 +38,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	model, err := onnxserve.NewModel("model", "1", session)
+	model, err := onnxserve.NewModel("model", "1", session, onnxserve.Declared{})
 	if err != nil {
 		return err
 	}

@@ -56,6 +56,7 @@ func environment(t *compute.Template, instance, scratch string, machineCPUs int,
 		env[inference.VariableONNXModel] = online.Secret(t.ONNX.File)
 		env[inference.VariableONNXName] = online.Secret(t.ONNX.Name)
 		env[inference.VariableONNXVersion] = online.Secret(t.ONNX.Version)
+		env[inference.VariableONNXDeclared] = online.Secret(t.ONNX.Declared)
 	}
 	env["HOME"] = online.Secret(scratch)
 	env["TMPDIR"] = online.Secret(scratch)

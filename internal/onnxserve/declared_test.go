@@ -1,0 +1,138 @@
+package onnxserve_test
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"portico/internal/onnx/onnxtest"
+	"portico/internal/onnxrt"
+	"portico/internal/onnxserve"
+)
+
+// declare loads a model with what its configuration declares, in JSON.
+func declare(t *testing.T, name, declared string) (*onnxserve.Model, error) {
+	t.Helper()
+	open(t, name) // the library
+	session, err := library.Load(onnxtest.Model(t, name), onnxrt.Options{Threads: 1, Optimization: onnxrt.OptimizeAll})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(session.Close)
+	var d onnxserve.Declared
+	if err := json.Unmarshal([]byte(declared), &d); err != nil {
+		t.Fatal(err)
+	}
+	return onnxserve.NewModel(name, "1", session, d)
+}
+
+func TestDeclaredIsCompared(t *testing.T) {
+	for _, c := range []struct{ model, declared, want string }{
+		{"iris", `{}`, ""},
+		{"iris", `{"inputs": [{"name": "X", "datatype": "FP32", "dims": [-1, 4]}]}`, ""},
+		{"iris", `{"max_batch_size": 8, "inputs": [{"name": "X", "datatype": "FP32", "dims": [4]}]}`, ""},
+		{"iris", `{"max_batch_size": 8}`, ""},
+		{"iris", `{"inputs": [{"name": "x"}]}`, `the model has no input "x"; it has: X`},
+		{"iris", `{"outputs": [{"name": "y"}]}`, `the model has no output "y"; it has: label, probabilities`},
+		{"iris", `{"inputs": [{"name": "X", "datatype": "FP64"}]}`, `the input "X" is declared as FP64, and is FP32 in the model`},
+		{"iris", `{"outputs": [{"name": "label", "datatype": "INT32"}]}`, `the output "label" is declared as INT32, and is INT64 in the model`},
+		{"iris", `{"inputs": [{"name": "X", "dims": [4]}]}`, `the input "X" is declared with shape [4], and has [?, 4] in the model`},
+		{"iris", `{"inputs": [{"name": "X", "dims": [-1, 3]}]}`, `is declared with shape [?, 3], and has [?, 4]`},
+		{"iris", `{"inputs": [{"name": "X", "dims": [-1, -1]}]}`, `is declared with shape [?, ?], and has [?, 4]`},
+		{"iris", `{"max_batch_size": 8, "inputs": [{"name": "X", "dims": [-1, 4]}]}`, `is declared with shape [?, ?, 4], and has [?, 4]`},
+		{"add", `{"inputs": [{"name": "a", "datatype": "FP32"}]}`, `the model's input "b" is not declared`},
+		{"scalar", `{"max_batch_size": 1}`, `the first dimension of every input must be open, but that of "x" is fixed: []`},
+		{"sequence", `{"outputs": [{"name": "parts"}]}`, `the output "parts" of the model is neither a tensor nor a list of maps`},
+	} {
+		if _, err := declare(t, c.model, c.declared); c.want == "" && err != nil ||
+			c.want != "" && (err == nil || !strings.Contains(err.Error(), "config.pbtxt: ") || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s %s: %v, want %s", c.model, c.declared, err, c.want)
+		}
+	}
+}
+
+// TestDeclaredNarrows: what the configuration says more exactly than the model holds for callers.
+func TestDeclaredNarrows(t *testing.T) {
+	m, err := declare(t, "add", `{"max_batch_size": 2, "inputs": [{"name": "b", "dims": [3]}, {"name": "a", "dims": [3]}], "outputs": [{"name": "sum", "dims": [3]}]}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := m.NewExecutor(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(e.Close)
+	if status, body := get(e, "/v2/models/add"); status != 200 || !strings.Contains(body,
+		`"inputs":[{"name":"a","datatype":"FP32","shape":[-1,3]},{"name":"b","datatype":"FP32","shape":[-1,3]}],"outputs":[{"name":"sum","datatype":"FP32","shape":[-1,3]}]`) {
+		t.Errorf("%d %s", status, body)
+	}
+	for body, want := range map[string]string{
+		`{"a": [[1, 2, 3]], "b": [[1, 1, 1]]}`:                                             `[[2.0, 3.0, 4.0]]`,
+		`{"a": [[1, 2]], "b": [[1, 1]]}`:                                                   `expected shape [batch, 3], got [1, 2]`,
+		`{"a": [[1, 2, 3], [1, 2, 3], [1, 2, 3]], "b": [[1, 1, 1], [1, 1, 1], [1, 1, 1]]}`: `expected at most 2 rows (max_batch_size), got 3`,
+	} {
+		if _, got := post(e, "/score", `{"input_data": `+body+`}`); !strings.Contains(got, want) {
+			t.Errorf("%s: %s, want %s", body, got, want)
+		}
+	}
+	const wide = `{"inputs": [{"name": "a", "shape": [3, 3], "datatype": "FP32", "data": [1,2,3,1,2,3,1,2,3]}, {"name": "b", "shape": [3, 3], "datatype": "FP32", "data": [1,2,3,1,2,3,1,2,3]}]}`
+	if status, body := post(e, "/v2/models/add/infer", wide); status != 400 || !strings.Contains(body, "at most 2 rows") {
+		t.Errorf("%d %s", status, body)
+	}
+}
+
+// TestDeclaredOutputs: callers see the declared outputs alone, in their order.
+func TestDeclaredOutputs(t *testing.T) {
+	for declared, want := range map[string]string{
+		`{"outputs": [{"name": "probabilities"}]}`:                    `[[0.98`,
+		`{"outputs": [{"name": "probabilities"}, {"name": "label"}]}`: `{"probabilities": [[0.98`,
+	} {
+		m, err := declare(t, "iris", declared)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, err := m.NewExecutor(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(e.Close)
+		if status, body := post(e, "/score", `{"input_data": [[5.1, 3.5, 1.4, 0.2]]}`); status != 200 || !strings.HasPrefix(body, want) {
+			t.Errorf("%s: %d %s", declared, status, body)
+		}
+		const label = `{"inputs": [{"name": "X", "shape": [1, 4], "datatype": "FP32", "data": [5.1, 3.5, 1.4, 0.2]}], "outputs": [{"name": "label"}]}`
+		status, body := post(e, "/v2/models/iris/infer", label)
+		if hidden := len(m.Outputs()) == 1; hidden != (status == 400) || !hidden && !strings.Contains(body, `"name":"label","datatype":"INT64","shape":[1],"data":[0]`) {
+			t.Errorf("%s: %d %s", declared, status, body)
+		}
+	}
+}
+
+// TestDeclaredBoundsABatch: requests are joined up to the rows that the model may see.
+func TestDeclaredBoundsABatch(t *testing.T) {
+	m, err := declare(t, "add", `{"max_batch_size": 3}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := m.NewExecutor(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(e.Close)
+	var requests []onnxserve.Request
+	for _, rows := range []string{"[[1]]", "[[2], [2]]", "[[3], [3]]", "[[4]]"} {
+		requests = append(requests, onnxserve.Request{Method: []byte("POST"), Path: []byte("/score"),
+			Body: []byte(`{"input_data": {"a": ` + rows + `, "b": ` + rows + `}}`)})
+	}
+	want := []string{"[[2.0]]", "[[4.0], [4.0]]", "[[6.0], [6.0]]", "[[8.0]]"}
+	for range 3 { // whether the model answers row by row is learned first
+		given := 0
+		e.Joint(requests, func(i int, a onnxserve.Answer) {
+			if given++; a.Status != 200 || string(a.Body) != want[i] {
+				t.Errorf("%d: %d %s, want %s", i, a.Status, a.Body, want[i])
+			}
+		})
+		if given != len(requests) {
+			t.Errorf("%d answers", given)
+		}
+	}
+}
