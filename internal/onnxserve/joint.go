@@ -122,6 +122,13 @@ func (e *Executor) together(requests []Request, give func(i int, a Answer)) (alo
 		}
 		return nil
 	}
+	if errors.Is(err, errLimit) {
+		for _, m := range members {
+			e.begin()
+			give(m.index, e.failed("message", err))
+		}
+		return alone
+	}
 	if err != nil {
 		return back(alone, members) // each by itself, so that only the one at fault fails
 	}

@@ -12,14 +12,17 @@ import (
 // Model is a loaded model with its name. It is safe for concurrent use.
 type Model struct {
 	Name, Version string
-	session       *onnxrt.Session
-	inputs        []onnxrt.Info    // as the configuration narrows them
-	outputs       []onnxrt.Info    // that callers see
-	chosen        []int            // their numbers in the session
-	maxBatch      int64            // rows of one run; 0: any
-	documents     [3]func() []byte // of swagger 2, 3 and 3.1
-	metadata      func() []byte
-	rows          byRow
+	// RunLimit is how long one run may take; 0: for ever. It is set before there are executors.
+	RunLimit time.Duration
+
+	session   *onnxrt.Session
+	inputs    []onnxrt.Info    // as the configuration narrows them
+	outputs   []onnxrt.Info    // that callers see
+	chosen    []int            // their numbers in the session
+	maxBatch  int64            // rows of one run; 0: any
+	documents [3]func() []byte // of swagger 2, 3 and 3.1
+	metadata  func() []byte
+	rows      byRow
 }
 
 // NewModel names a session and sees that every input can be given, and that the model is what its configuration declares.
@@ -135,6 +138,7 @@ func (e *Executor) Shrink() {
 const (
 	notFound   = "The requested URL was not found on the server. If you entered the URL manually please check your spelling and try again."
 	notAllowed = "The method is not allowed for the requested URL."
+	tooLong    = "Scoring timeout after %d ms"
 )
 
 // begin prepares for an answer.
@@ -172,6 +176,9 @@ func (e *Executor) health(r *Request) Answer {
 // reads says whether a request only asks for something.
 func reads(r *Request) bool { return string(r.Method) == "GET" || string(r.Method) == "HEAD" }
 
+// options answers a browser that asks for a page whether it may call; who serves the answer says so in its header.
+func (e *Executor) options() Answer { return e.answer(200, "text/html; charset=utf-8") }
+
 func (e *Executor) answer(status int, kind string) Answer {
 	return Answer{Status: status, Kind: kind, Body: e.out[e.head:], Ran: e.ran}
 }
@@ -200,6 +207,10 @@ func (e *Executor) failed(member string, err error) Answer {
 		a := e.failure(member, 503, "canceled")
 		a.Failed, a.Terminated = true, true
 		return a
+	case errors.Is(err, errLimit):
+		a := e.failure(member, 500, fmt.Sprintf(tooLong, e.model.RunLimit.Milliseconds()))
+		a.Failed = true
+		return a
 	case errors.As(err, &ort) && ort.Input:
 		return e.failure(member, 400, "The model refuses this input: "+ort.Message)
 	}
@@ -221,8 +232,42 @@ func (e *Executor) run(outputs []int) error {
 	}
 	e.runner.Choose(e.chosen)
 	began := time.Now()
-	err := e.runner.Run()
+	err := e.within(e.model.RunLimit)
 	e.ran = time.Since(began)
+	return err
+}
+
+// errLimit says that the run was ended because it took longer than RunLimit.
+var errLimit = errors.New("the run took too long")
+
+// again is how long after a run should have ended it is told so again: the first time it may not have begun.
+const again = 10 * time.Millisecond
+
+// within runs the model for as long as it may.
+func (e *Executor) within(limit time.Duration) error {
+	if limit == 0 {
+		return e.runner.Run()
+	}
+	ended, watched := make(chan struct{}), make(chan bool, 1)
+	go func() {
+		timer := time.NewTimer(limit)
+		defer timer.Stop()
+		for late := false; ; late = true {
+			select {
+			case <-ended:
+				watched <- late
+				return
+			case <-timer.C:
+				_ = e.runner.Terminate() // without a way to end it the run goes on, until the deadline of its request
+				timer.Reset(again)
+			}
+		}
+	}()
+	err := e.runner.Run()
+	close(ended)
+	if late := <-watched; late && errors.Is(err, onnxrt.ErrTerminated) {
+		return errLimit
+	}
 	return err
 }
 

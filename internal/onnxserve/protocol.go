@@ -49,6 +49,9 @@ var Version = "dev"
 
 // told answers a question whose answer is known.
 func (e *Executor) told(r *Request, document string) Answer {
+	if string(r.Method) == "OPTIONS" {
+		return e.options()
+	}
 	if !reads(r) {
 		return e.failure("error", 405, "The method is not allowed for the requested path.")
 	}
@@ -99,6 +102,9 @@ func carried(info *onnxrt.Info) *tensorMetadata {
 
 // infer answers an inference request.
 func (e *Executor) infer(r *Request) Answer {
+	if string(r.Method) == "OPTIONS" {
+		return e.options()
+	}
 	if string(r.Method) != "POST" {
 		return e.failure("error", 405, "The method is not allowed for the requested path.")
 	}

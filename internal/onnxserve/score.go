@@ -2,6 +2,9 @@ package onnxserve
 
 // score answers /score: input_data becomes the inputs, and the outputs the answer.
 func (e *Executor) score(r *Request) Answer {
+	if string(r.Method) == "OPTIONS" {
+		return e.options()
+	}
 	if string(r.Method) != "POST" {
 		return e.message(405, notAllowed)
 	}

@@ -36,6 +36,8 @@ type head struct {
 	id, legacyID, clientID   []byte
 	trace, jsonLength        []byte
 	joined                   []byte // the sizes of the requests in the body; nil: it is one itself
+	origin, asksFor          []byte // of a browser's page: where it comes from, the fields that it wants to send
+	preflight                bool   // the browser asks for the page whether it may
 	haveLength, haveDeadline bool
 }
 
@@ -88,6 +90,10 @@ func (h *head) requestLine(line []byte) bool {
 // field takes note of a field that means something here. The length of its name tells most of them apart.
 func (h *head) field(name, value []byte) error {
 	switch len(name) {
+	case len("Origin"):
+		if equalFold(name, "origin") {
+			h.origin = value
+		}
 	case len("TraceId"):
 		if equalFold(name, "traceid") {
 			h.trace = value
@@ -139,6 +145,12 @@ func (h *head) field(name, value []byte) error {
 	case len("x-ms-client-request-id"):
 		if equalFold(name, "x-ms-client-request-id") {
 			h.clientID = value
+		}
+	case len("access-control-request-method"):
+		h.preflight = h.preflight || equalFold(name, "access-control-request-method")
+	case len("access-control-request-headers"):
+		if equalFold(name, "access-control-request-headers") {
+			h.asksFor = value
 		}
 	case len("inference-header-content-length"):
 		if equalFold(name, "inference-header-content-length") {

@@ -225,6 +225,9 @@ func (l *lane) appendIDs(b []byte, h *head) []byte {
 	if len(h.trace) > 0 {
 		b = appendField(b, "TraceId", h.trace)
 	}
+	if l.w.origins != nil {
+		b = l.w.origins.appendFields(b, h)
+	}
 	return b
 }
 

@@ -3,9 +3,11 @@ package onnxworker
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 
 	"portico/internal/onnxrt"
 	"portico/internal/onnxserve"
@@ -26,19 +28,27 @@ const (
 	varOptimization = "ONNX_OPTIMIZATION" // of the graph: none, basic, extended, all
 	varProviders    = "ONNX_PROVIDERS"    // execution providers: only the processor's is there
 
+	// Those of the reference inference server.
+	varOrigins = "AML_CORS_ORIGINS"   // whose pages may read the answers
+	varTimeout = "SCORING_TIMEOUT_MS" // of one run
+
 	// varShare is how many processors are this worker's share; engines size thread pools with it.
 	varShare = "OMP_NUM_THREADS"
 )
 
 const (
-	maxThreads     = 256
-	maxConcurrency = lanesMax - 2 // two lanes are for requests that come ahead of their turn
+	maxThreads = 256
+	// defaultTimeoutMS is the reference server's; it, and what is longer, is left to the deadline of a request.
+	defaultTimeoutMS = 3_600_000
+	maxConcurrency   = lanesMax - 2 // two lanes are for requests that come ahead of their turn
 )
 
 type settings struct {
 	library, model, name, version string
 	declared                      onnxserve.Declared
 	concurrency                   int
+	runLimit                      time.Duration // 0: none
+	origins                       *origins
 	options                       onnxrt.Options
 }
 
@@ -70,6 +80,16 @@ func readSettings(getenv func(string) string) (*settings, error) {
 	// A run that uses several threads needs as many processors.
 	ahead := max(share/s.options.Threads, 1)
 	if s.concurrency, err = number(getenv, varConcurrency, min(ahead, maxConcurrency), maxConcurrency); err != nil {
+		return nil, err
+	}
+	timeout, err := number(getenv, varTimeout, defaultTimeoutMS, math.MaxInt32)
+	if err != nil {
+		return nil, err
+	}
+	if timeout < defaultTimeoutMS {
+		s.runLimit = time.Duration(timeout) * time.Millisecond
+	}
+	if s.origins, err = readOrigins(getenv(varOrigins)); err != nil {
 		return nil, err
 	}
 	level, ok := optimizations[strings.ToLower(getenv(varOptimization))]

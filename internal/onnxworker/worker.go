@@ -35,6 +35,7 @@ type worker struct {
 	page         *page
 	log          *log.Logger
 	versionField string
+	origins      *origins // nil: browsers let no page of another origin read the answers
 	lanes        []*lane
 	free         chan *lane
 	active       atomic.Int64 // requests that are being served
@@ -91,6 +92,7 @@ func (w *worker) load() error {
 	if err != nil {
 		return fmt.Errorf("the model cannot be served: %w", err)
 	}
+	model.RunLimit, w.origins = s.runLimit, s.origins
 	w.free = make(chan *lane, lanesMax)
 	for i := range lanesMax {
 		executor, err := model.NewExecutor(headRoom)

@@ -323,6 +323,8 @@ func TestWhatCannotServeSaysWhy(t *testing.T) {
 		{"iris", "ONNX_THREADS=0", "the setting ONNX_THREADS is \"0\", which is not a number from 1 to 256", true},
 		{"iris", "ONNX_CONCURRENCY=15", "which is not a number from 1 to 14", true},
 		{"iris", "ONNX_OPTIMIZATION=fast", "not one of none, basic, extended, all", true},
+		{"iris", "SCORING_TIMEOUT_MS=soon", "the setting SCORING_TIMEOUT_MS is \"soon\", which is not a number", true},
+		{"iris", "AML_CORS_ORIGINS=https://a.example,([", "the setting AML_CORS_ORIGINS holds \"([\", which is no pattern", true},
 		{"iris", "ONNX_PROVIDERS=CUDAExecutionProvider", "only CPUExecutionProvider is implemented", true},
 		{"iris", inference.VariableONNXDeclared + `={"inputs": [{"name": "X", "datatype": "FP64"}]}`,
 			`the model cannot be served: config.pbtxt: the input "X" is declared as FP64, and is FP32 in the model`, true},
@@ -347,14 +349,87 @@ func TestWhatCannotServeSaysWhy(t *testing.T) {
 	}
 }
 
+// TestScoringTimeout: a run that takes longer than SCORING_TIMEOUT_MS is answered as for scripts, and disturbs no other.
+func TestScoringTimeout(t *testing.T) {
+	t.Parallel()
+	l := newLauncher(t, "slow", "ONNX_CONCURRENCY=2", "SCORING_TIMEOUT_MS=300")
+	p := pool(t, l)
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			a, err := p.Do(t.Context(), call(forever, patience))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer a.Body.Close()
+			body, err := io.ReadAll(a.Body)
+			if err != nil || a.Status != 500 || string(body) != `{"message": "Scoring timeout after 300 ms"}` || a.Get("x-ms-run-function-failed") != "True" {
+				t.Errorf("%d %v %s %v", a.Status, a.Header, body, err)
+			}
+		})
+	}
+	wg.Wait()
+	for range 20 {
+		if status, body, err := do(t.Context(), p, call(`{"input_data": [5]}`, patience)); err != nil || status != 200 || body != "[1.0]" {
+			t.Errorf("%d %s %v", status, body, err)
+		}
+	}
+	if n := l.starts.Load(); n != 1 {
+		t.Errorf("%d starts", n)
+	}
+}
+
+// TestOrigins: answers say what browsers may do with them, as those of scripts do.
+func TestOrigins(t *testing.T) {
+	t.Parallel()
+	const allowed, vary = "Access-Control-Allow-Origin", "Vary"
+	for setting, origins := range map[string]map[string][2]string{ // allowed origin, Vary
+		"":  {"https://a.example": {"", ""}},
+		"*": {"https://a.example": {"*", ""}, "": {"*", ""}},
+		"https://a.example, http://[a-z]+\\.b\\.example$": {
+			"https://a.example": {"https://a.example", "Origin"}, "HTTPS://A.example": {"HTTPS://A.example", "Origin"},
+			"http://x.b.example": {"http://x.b.example", "Origin"}, "http://x.b.example.evil": {"", "Origin"},
+			"https://a.example.evil": {"", "Origin"}, "": {"", "Origin"},
+		},
+	} {
+		_, conn := raw(t, "iris", "AML_CORS_ORIGINS="+setting)
+		for origin, want := range origins {
+			fields := ""
+			if origin != "" {
+				fields = "origin: " + origin + "\r\n"
+			}
+			for _, request := range []string{
+				"POST /score HTTP/1.1\r\ncontent-length: 2\r\n" + fields + "\r\n{}", "GET /v2 HTTP/1.1\r\n" + fields + "\r\n",
+				"OPTIONS /score HTTP/1.1\r\n" + fields + "\r\n",
+				"OPTIONS /v2/models/iris/infer HTTP/1.1\r\naccess-control-request-method: POST\r\naccess-control-request-headers: x-a, content-type\r\n" + fields + "\r\n",
+			} {
+				response, body := exchange(t, conn, request)
+				h := response.Header
+				if h.Get(allowed) != want[0] || h.Get(vary) != want[1] {
+					t.Errorf("%q %q: %v", setting, request, h)
+				}
+				options, preflight := strings.HasPrefix(request, "OPTIONS"), strings.Contains(request, "access-control-request-method") && want[0] != ""
+				if options && (response.StatusCode != 200 || body != "") {
+					t.Errorf("%q: %d %s", request, response.StatusCode, body)
+				}
+				if methods := h.Get("Access-Control-Allow-Methods"); preflight != (methods == "GET, POST") ||
+					preflight != (h.Get("Access-Control-Allow-Headers") == "x-a, content-type") {
+					t.Errorf("%q %q: %v", setting, request, h)
+				}
+			}
+		}
+	}
+}
+
 // raw is a worker without a pool, and a connection to it.
-func raw(t *testing.T, model string) (*launcher, net.Conn) {
+func raw(t *testing.T, model string, env ...string) (*launcher, net.Conn) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "onnx-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := newLauncher(t, model)
+	l := newLauncher(t, model, env...)
 	spec := inference.WorkerSpec{ID: "w", Socket: filepath.Join(dir, "s"), Page: filepath.Join(dir, "p")}
 	if _, err := l.Launch(t.Context(), spec); err != nil {
 		t.Fatal(err)

@@ -103,7 +103,7 @@ func (h *inferHandler) serveProtocol(w http.ResponseWriter, r *http.Request) boo
 	case strings.HasSuffix(path, "/ready") && !ready && r.Method == http.MethodGet:
 		writeDocument(w, http.StatusServiceUnavailable, `{"ready":false}`)
 	default:
-		h.serve(w, r, http.MethodGet, http.MethodHead, http.MethodPost)
+		h.serve(w, r, http.MethodGet, http.MethodHead, http.MethodPost, http.MethodOptions)
 	}
 	return true
 }

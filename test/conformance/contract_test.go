@@ -52,7 +52,7 @@ var contract = []line{
 	{"output", "bytes, ndarray and what else has no JSON are 500", []string{"plain/bytes", "plain/set", "plain/object", "arrays/ndarray"}, ""},
 
 	{"errors", "an exception is 500 with a fixed sentence and never its text", []string{"plain/exception", "raw/exception", "schema/wrong *"}, ""},
-	{"errors", "SCORING_TIMEOUT_MS, and a TimeoutError of the script", []string{"timeout/too late", "plain/TimeoutError of the script"}, ""},
+	{"errors", "SCORING_TIMEOUT_MS, and a TimeoutError of the script", []string{"timeout/too late", "plain/TimeoutError of the script", "settled/too late*"}, ""},
 	{"errors", "OPTIONS is 200 and empty, HEAD is 405", []string{"plain/OPTIONS", "schema/OPTIONS", "plain/HEAD"}, ""},
 	{"errors", "an id of more than 100 characters is 431", []string{"plain/*id of 10*"}, ""},
 	{"errors", "through the front door all of them are 424", []string{"TestGateway"}, ""},
@@ -63,7 +63,7 @@ var contract = []line{
 	{"headers", "x-ms-server-version, which can be left out", []string{"plain/ids are made", "headers/fields"}, ""},
 	{"headers", "x-ms-run-fn-exec-ms of a run that succeeded, x-ms-run-function-failed", []string{"plain/dict", "plain/exception"}, ""},
 	{"headers", "TraceId comes back", []string{"plain/trace id"}, ""},
-	{"headers", "AML_CORS_ORIGINS", []string{"cors/*"}, ""},
+	{"headers", "AML_CORS_ORIGINS", []string{"cors/*", "settled/allowed", "settled/not allowed", "settled/preflight"}, ""},
 
 	{"MLflow", "routes: /score, and /invocations, /ping, /health, /version", []string{"sklearn/Azure: split", "sklearn/MLflow: *"}, ""},
 	{"MLflow", "input_data is required, params may stand beside it", []string{"sklearn/Azure: no input_data", "sklearn/Azure: params*", "python/*parameter"}, ""},
@@ -119,6 +119,7 @@ func TestContract(t *testing.T) {
 		add(s.name, s.rows)
 	}
 	add("kserve", kserve)
+	add("settled", settled)
 	for name := range refused {
 		known["refused/"+name] = true
 	}

@@ -63,6 +63,25 @@ var kserve = []row{
 	{name: "score", body: `{"input_data": [[5.1, 3.5, 1.4, 0.2]]}`, want: `~"label": \[0\]`},
 }
 
+// settled are requests of a model that runs as often as it is told, with the settings of the script timeout and the
+// script cors.
+var settled = []row{
+	{name: "in time", body: `{"input_data": [5]}`, want: "[1]"},
+	{name: "too late", body: `{"input_data": [1000000000000]}`, status: 500, want: `{"message": "Scoring timeout after 300 ms"}`, fields: failed},
+	{name: "too late for KServe", path: "/v2/models/slow/infer", status: 500, want: `{"error": "Scoring timeout after 300 ms"}`, fields: failed,
+		body: `{"inputs": [{"name": "times", "shape": [1], "datatype": "INT64", "data": [1000000000000]}]}`},
+	{name: "afterwards", body: `{"input_data": [5]}`, want: "[1]"},
+	{name: "allowed", body: `{"input_data": [5]}`, header: []string{"Origin", "https://b.example"}, want: "[1]",
+		fields: map[string]string{"access-control-allow-origin": "^https://b.example$", "vary": "Origin"}},
+	{name: "not allowed", method: "GET", path: "/v2", header: []string{"Origin", "https://c.example"}, want: "-",
+		absent: []string{"access-control-allow-origin"}},
+	{name: "OPTIONS", method: "OPTIONS", fields: good},
+	{name: "preflight", method: "OPTIONS", path: "/v2/models/slow/infer", header: []string{"Origin", "https://a.example",
+		"Access-Control-Request-Method", "POST", "Access-Control-Request-Headers", "x-a"},
+		fields: map[string]string{"access-control-allow-origin": "^https://a.example$", "access-control-allow-methods": "^GET, POST$",
+			"access-control-allow-headers": "^x-a$"}},
+}
+
 // flowersConfig is the configuration of the repository of flowers, as Triton wants it.
 const flowersConfig = `name: "flowers"
 platform: "onnxruntime_onnx"
@@ -99,6 +118,11 @@ func TestTriton(t *testing.T) {
 	}
 	t.Run("infer", func(t *testing.T) {
 		check(t, target{client: http.DefaultClient, url: at(flowers)}, script{rows: kserve})
+	})
+	t.Run("infer with settings", func(t *testing.T) {
+		s := script{args: []string{"--model_dir", repository(t, "slow", "slow", "1"), "--data-dir", data}, rows: settled, env: map[string]string{
+			"SCORING_TIMEOUT_MS": "300", "AML_CORS_ORIGINS": "https://a.example, https://b.example"}}
+		check(t, target{client: http.DefaultClient, url: startServer(t, []string{binary, "infer"}, s)}, s)
 	})
 	t.Run("infer with Triton's client", func(t *testing.T) {
 		tritonClient(t, python, nil, "flowers", "--base_url", at(flowers))

@@ -116,19 +116,18 @@ def slow() -> None:
         [tensor("go_on", TensorProto.BOOL, []), tensor("new", TensorProto.FLOAT, [1])],
         [helper.make_tensor("factor", TensorProto.FLOAT, [1], [1.0])],
     )
-    graph(
-        "slow",
-        [
-            helper.make_node("Squeeze", ["times"], ["count"]),
-            helper.make_node("Loop", ["count", "always", "start"], ["end"], body=body),
-        ],
-        [tensor("times", TensorProto.INT64, [1])],
-        [tensor("end", TensorProto.FLOAT, [1])],
-        [
-            helper.make_tensor("always", TensorProto.BOOL, [], [True]),
-            helper.make_tensor("start", TensorProto.FLOAT, [1], [1.0]),
-        ],
-    )
+    loop = helper.make_node("Loop", ["count", "always", "start"], ["end"], body=body)
+    weights = [
+        helper.make_tensor("always", TensorProto.BOOL, [], [True]),
+        helper.make_tensor("start", TensorProto.FLOAT, [1], [1.0]),
+    ]
+    graph("slow", [helper.make_node("Squeeze", ["times"], ["count"]), loop], [tensor("times", TensorProto.INT64, [1])],
+          [tensor("end", TensorProto.FLOAT, [1])], weights)  # fmt: skip
+    # Of any number of rows: as long as the largest asks for.
+    graph("slow-rows", [helper.make_node("ReduceMax", ["times"], ["count"], keepdims=0), loop,
+                        helper.make_node("Shape", ["times"], ["rows"]),
+                        helper.make_node("Expand", ["end", "rows"], ["ends"])],
+          [tensor("times", TensorProto.INT64, ["n"])], [tensor("ends", TensorProto.FLOAT, ["n"])], weights)  # fmt: skip
 
 
 def expect() -> None:
