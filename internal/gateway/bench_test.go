@@ -177,7 +177,21 @@ func TestCoreAllocations(t *testing.T) {
 	if result.N == 0 {
 		t.Fatal("the benchmark itself failed")
 	}
-	if n := result.AllocsPerOp(); n > 2 {
+	if n := result.AllocsPerOp(); n > 1 {
+		t.Errorf("%d allocations per request", n)
+	}
+}
+
+// TestHTTPAllocations: a connection adds the text of the head and the request's context.
+func TestHTTPAllocations(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	result := testing.Benchmark(BenchmarkGatewayHTTP)
+	if result.N == 0 {
+		t.Fatal("the benchmark itself failed")
+	}
+	if n := result.AllocsPerOp(); n > 3 {
 		t.Errorf("%d allocations per request", n)
 	}
 }

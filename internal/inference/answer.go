@@ -32,7 +32,7 @@ func newAnswer(h head, body []byte) (*whole, string) {
 		if name = strings.TrimSpace(name); isHop(name) {
 			continue
 		}
-		w.Header = append(w.Header, Field{name, strings.Trim(value, " \t")})
+		w.Header = append(w.Header, Field{Name: name, Value: strings.Trim(value, " \t")})
 	}
 	return w, joined[len(h.raw):]
 }

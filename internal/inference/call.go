@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"portico/internal/http1"
 )
 
 // Field is one header field. Names are compared without regard to case and sent as given.
-type Field struct{ Name, Value string }
+type Field = http1.Field
 
 // Call is one request on its way to an instance. Do keeps nothing of it after it returns.
 type Call struct {

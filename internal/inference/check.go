@@ -142,7 +142,7 @@ func (s *Server) ask(ctx context.Context, c Check) error {
 		timeout = online.DefaultProbe().Timeout
 	}
 	answer, err := up.Do(ctx, &Call{Method: "GET", Path: c.Path, Deadline: time.Now().Add(timeout),
-		Header: []Field{{"user-agent", "portico-probe"}}})
+		Header: []Field{{Name: "user-agent", Value: "portico-probe"}}})
 	switch {
 	case errors.Is(err, ErrDeadline):
 		s.mu.Lock()

@@ -265,7 +265,7 @@ const callTimeout = 60 * time.Second
 func newCall(body string, timeout time.Duration) *Call {
 	return &Call{
 		ID: "0b9c5a1e-7f3e-4a37-9d3b-0123456789ab", Method: "POST", Path: "/score", Body: []byte(body),
-		Header:   []Field{{"content-type", "application/json"}},
+		Header:   []Field{{Name: "content-type", Value: "application/json"}},
 		Deadline: time.Now().Add(timeout),
 	}
 }

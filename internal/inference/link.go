@@ -62,14 +62,14 @@ func (l *link) begin(call *Call, host string, number uint64, left time.Duration)
 		b = append(b, "\r\n"...)
 	}
 	if call.joined != "" {
-		b = appendField(b, Field{batchField, call.joined})
+		b = appendField(b, Field{Name: batchField, Value: call.joined})
 	}
 	if !l.foreign {
 		b = append(b, "x-portico-deadline-ms: "...)
 		b = strconv.AppendInt(b, max(1, left.Milliseconds()), 10)
 		b = append(b, "\r\n"...)
 	}
-	for _, own := range [...]Field{{"x-request-id", call.ID}, {"x-ms-client-request-id", call.ClientID}} {
+	for _, own := range [...]Field{{Name: "x-request-id", Value: call.ID}, {Name: "x-ms-client-request-id", Value: call.ClientID}} {
 		if own.Value == "" {
 			continue
 		}

@@ -228,7 +228,7 @@ func brokenAnswer(t *testing.T, answer string) {
 		close(stop)
 	}
 	call := newCall("x", callTimeout)
-	call.Header = append(call.Header, Field{"good", "1"})
+	call.Header = append(call.Header, Field{Name: "good", Value: "1"})
 	if got, err := p.Do(t.Context(), call); err != nil || got.Status != 200 {
 		t.Errorf("the call after it: %v", err)
 	}

@@ -71,7 +71,7 @@ func TestAnswerKeepsFields(t *testing.T) {
 			value := rapid.StringMatching(`([!-~\x80-\xff][ -~\x80-\xff]{0,20}[!-~])?`).Draw(t, fmt.Sprint("value", i))
 			head += name + ":" + rapid.StringMatching(`[ \t]{0,3}`).Draw(t, "space") + value + "\r\n"
 			if !isHop(name) {
-				want = append(want, Field{name, value})
+				want = append(want, Field{Name: name, Value: value})
 			}
 		}
 		h, err := parseHead([]byte(head), "POST", false)
@@ -110,8 +110,8 @@ func TestBeginRefusesWhatWouldSplit(t *testing.T) {
 		"query":        func(c *Call) { c.Query = "a\r\nb" },
 		"id":           func(c *Call) { c.ID = "a\nb" },
 		"client id":    func(c *Call) { c.ClientID = "a\x00b" },
-		"header name":  func(c *Call) { c.Header = []Field{{"a b", "c"}} },
-		"header value": func(c *Call) { c.Header = []Field{{"a", "b\r\nc: d"}} },
+		"header name":  func(c *Call) { c.Header = []Field{{Name: "a b", Value: "c"}} },
+		"header value": func(c *Call) { c.Header = []Field{{Name: "a", Value: "b\r\nc: d"}} },
 	} {
 		call := base()
 		change(call)
@@ -121,7 +121,7 @@ func TestBeginRefusesWhatWouldSplit(t *testing.T) {
 	}
 	call := base()
 	call.Header = []Field{
-		{"Content-Length", "9"}, {"X-Request-Id", "forged"}, {"x-portico-number", "9"}, {"TE", "x"}, {"Own", "kept"},
+		{Name: "Content-Length", Value: "9"}, {Name: "X-Request-Id", Value: "forged"}, {Name: "x-portico-number", Value: "9"}, {Name: "TE", Value: "x"}, {Name: "Own", Value: "kept"},
 	}
 	l := &link{}
 	if err := l.begin(call, "h", 3, 1); err != nil {

@@ -1,0 +1,404 @@
+package http1_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"portico/internal/http1"
+)
+
+func TestAnswers(t *testing.T) {
+	date := http1.Field{Name: "date", Value: "then"}
+	s := newSite(t, func(_ context.Context, r *http1.Request) {
+		switch r.Path {
+		case "/stream":
+			r.Begin(200, nil, -1, false)
+			r.Write([]byte("one"))
+			r.Write(nil)
+			r.Write([]byte(strings.Repeat("2", 100<<10)))
+		case "/long":
+			r.Begin(200, nil, 200<<10, false)
+			r.Write([]byte(strings.Repeat("l", 100<<10)))
+			r.Write([]byte(strings.Repeat("l", 100<<10)))
+		case "/empty":
+			r.Begin(204, nil, 0, false)
+		case "/fields":
+			reply(r, 424, "x", date, http1.Field{Name: "A", Value: "b\r\nC: d\x00"}, http1.Field{Name: "bad name", Value: "1"},
+				http1.Field{Name: "connection", Value: "close"}, http1.Field{Name: "Content-Length", Value: "7"},
+				http1.Field{Name: "transfer-encoding", Value: "gzip"}, http1.Field{Name: "B", Value: "1"}, http1.Field{Name: "B", Value: "2"})
+		case "/hangup":
+			r.Begin(200, nil, 1, true)
+			r.Write([]byte("x"))
+		default:
+			reply(r, 200, "text")
+		}
+	}, http1.Config{})
+	conn := s.dial(t)
+	r := bufio.NewReader(conn)
+	ask := func(method, path string, fields ...string) answered {
+		io.WriteString(conn, method+strings.TrimPrefix(get(path, fields...), "GET"))
+		return next(r, method)
+	}
+	if a := ask("GET", "/stream"); a.body != "one"+strings.Repeat("2", 100<<10) || a.header.Get("Content-Length") != "" {
+		t.Errorf("stream: %d bytes %v", len(a.body), a.header)
+	}
+	if a := ask("GET", "/long"); a.body != strings.Repeat("l", 200<<10) || a.header.Get("Content-Length") != "204800" {
+		t.Errorf("long: %d bytes %v", len(a.body), a.header)
+	}
+	for _, path := range []string{"/", "/stream", "/long"} {
+		if a := ask("HEAD", path); a.status != 200 || a.body != "" || (a.header.Get("Content-Length") == "") != (path == "/stream") {
+			t.Errorf("HEAD of %s: %+v", path, a)
+		}
+	}
+	if a := ask("GET", "/empty"); a.status != 204 || a.header.Get("Content-Length") != "" {
+		t.Errorf("204: %+v", a)
+	}
+	a := ask("GET", "/fields")
+	if a.status != 424 || a.header.Get("A") != "b  C: d" || a.header.Get("Date") != "then" || len(a.header.Values("B")) != 2 ||
+		a.header.Get("Bad name") != "" || a.header.Get("Connection") != "" || a.header.Get("Content-Length") != "1" || a.header.Get("C") != "" {
+		t.Errorf("fields: %+v", a)
+	}
+	a = ask("GET", "/")
+	if d, err := time.Parse("Mon, 02 Jan 2006 15:04:05 GMT", a.header.Get("Date")); err != nil || time.Since(d).Abs() > time.Minute {
+		t.Errorf("date: %v, %v", a.header, err)
+	}
+	if a := ask("GET", "/hangup"); a.body != "x" || !a.close {
+		t.Errorf("the last one: %+v", a)
+	}
+	if _, err := r.ReadByte(); err != io.EOF {
+		t.Errorf("the connection is open: %v", err)
+	}
+	for request, want := range map[string]string{
+		"GET /stream HTTP/1.0\r\n\r\n":                     "HTTP/1.1 200 OK\r\n*Connection: close\r\n\r\none" + strings.Repeat("2", 100<<10),
+		"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n": "HTTP/1.1 200 OK\r\n*Content-Length: 4\r\nConnection: keep-alive\r\n\r\ntext",
+	} {
+		conn := s.dial(t)
+		io.WriteString(conn, request)
+		conn.(*net.TCPConn).CloseWrite()
+		all, err := io.ReadAll(conn)
+		begin, end, _ := strings.Cut(want, "*")
+		if err != nil || !strings.HasPrefix(string(all), begin) || !strings.HasSuffix(string(all), end) {
+			t.Errorf("%q: %.300q %v", request, all, err)
+		}
+	}
+}
+
+// TestBrokenAnswers: an answer that is not whole must not look whole, and nothing follows it.
+func TestBrokenAnswers(t *testing.T) {
+	for name, h := range map[string]handler{
+		"nothing":   func(context.Context, *http1.Request) {},
+		"too short": func(_ context.Context, r *http1.Request) { r.Begin(200, nil, 5, false); r.Write([]byte("abc")) },
+		"too long":  func(_ context.Context, r *http1.Request) { r.Begin(200, nil, 2, false); r.Write([]byte("abc")) },
+		"aborted": func(_ context.Context, r *http1.Request) {
+			r.Begin(200, nil, -1, false)
+			r.Write([]byte("abc"))
+			r.Abort()
+		},
+		"gives up": func(_ context.Context, r *http1.Request) { r.Abort() },
+		"panics":   func(context.Context, *http1.Request) { panic("on purpose") },
+		"panics later": func(_ context.Context, r *http1.Request) {
+			r.Begin(200, nil, -1, false)
+			r.Write([]byte("abc"))
+			r.Flush()
+			panic("likewise")
+		},
+	} {
+		s := newSite(t, h, http1.Config{})
+		for _, a := range s.talk(t, good+good, 1000) {
+			if a.status > 0 {
+				t.Errorf("%s: %+v", name, a)
+			}
+		}
+	}
+}
+
+func TestExpectation(t *testing.T) {
+	s := newSite(t, func(ctx context.Context, r *http1.Request) {
+		if r.Path == "/refused" {
+			reply(r, 401, "no")
+			return
+		}
+		echo(ctx, r)
+	}, http1.Config{})
+	head := "POST %s HTTP/1.1\r\nHost: x\r\nExpect: 100-Continue\r\nContent-Length: 3\r\n\r\n"
+	conn := s.dial(t)
+	r := bufio.NewReader(conn)
+	for range 2 {
+		fmt.Fprintf(conn, head, "/")
+		if line, err := r.ReadString('\n'); line != "HTTP/1.1 100 Continue\r\n" {
+			t.Fatalf("got %q, %v", line, err)
+		}
+		r.ReadString('\n')
+		io.WriteString(conn, "abc")
+		if a := next(r, "POST"); a.body != "abc" {
+			t.Errorf("%+v", a)
+		}
+	}
+	fmt.Fprintf(conn, head+"abc", "/") // who does not wait is not told
+	if a := next(r, "POST"); a.status != 200 || a.body != "abc" {
+		t.Errorf("%+v", a)
+	}
+	// Whether the body of a refused request comes is not known, so nothing can follow it.
+	fmt.Fprintf(conn, head, "/refused")
+	if a := next(r, "POST"); a.status != 401 || !a.close {
+		t.Errorf("%+v", a)
+	}
+	if _, err := r.ReadByte(); err != io.EOF {
+		t.Errorf("the connection is open: %v", err)
+	}
+}
+
+// TestHangUp: whoever waits on the context learns that the caller is gone, from whatever goroutine.
+func TestHangUp(t *testing.T) {
+	t.Parallel()
+	started, ended := make(chan struct{}), make(chan error, 1)
+	s := newSite(t, func(ctx context.Context, r *http1.Request) {
+		if _, err := everything(r); err != nil {
+			t.Error(err)
+		}
+		var wg sync.WaitGroup
+		var derived atomic.Bool
+		child, cancel := context.WithCancel(ctx)
+		defer cancel()
+		stop := context.AfterFunc(child, func() { derived.Store(true) })
+		wg.Go(func() { <-ctx.Done() })
+		close(started)
+		select {
+		case <-ctx.Done():
+		case <-time.After(waitLimit):
+		}
+		wg.Wait()
+		<-child.Done()
+		if stop() {
+			t.Error("a function of a derived context was not called")
+		}
+		ended <- ctx.Err()
+	}, http1.Config{HeaderTimeout: time.Second}) // which does not end a request
+	conn := s.dial(t)
+	io.WriteString(conn, post("abc"))
+	<-started
+	select {
+	case err := <-ended:
+		t.Fatalf("it ended by itself: %v", err)
+	case <-time.After(1200 * time.Millisecond): // longer than the header may take
+	}
+	conn.Close()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestAhead: a caller who sends the next request while one runs is there, and is answered in order.
+func TestAhead(t *testing.T) {
+	started := make(chan struct{}, 10)
+	goOn := make(chan struct{})
+	s := newSite(t, func(ctx context.Context, r *http1.Request) {
+		if r.Path != "/wait" {
+			echo(ctx, r)
+			return
+		}
+		done := ctx.Done()
+		started <- struct{}{}
+		select {
+		case <-goOn:
+			reply(r, 200, "waited")
+		case <-done:
+			t.Error("the caller is there")
+		}
+		select {
+		case <-done:
+			t.Error("the request goes on")
+		default:
+		}
+	}, http1.Config{})
+	for _, split := range []int{0, 1, 5} { // how much of what follows comes together with the first request
+		conn := s.dial(t)
+		r := bufio.NewReader(conn)
+		for range 3 {
+			follows := post("next") + post("over next")
+			io.WriteString(conn, get("/wait")+follows[:split])
+			<-started
+			io.WriteString(conn, follows[split:])
+			time.Sleep(time.Millisecond) // for the bytes to be seen, which is not needed
+			goOn <- struct{}{}
+			for _, want := range []string{"waited", "next", "over next"} {
+				if a := next(r, "POST"); a.body != want {
+					t.Fatalf("got %+v, want %s", a, want)
+				}
+			}
+		}
+	}
+}
+
+// TestUnread: the body of a request that was answered without it is passed over, if it is short and comes soon.
+func TestUnread(t *testing.T) {
+	s := newSite(t, func(_ context.Context, r *http1.Request) { reply(r, 401, "no") }, http1.Config{})
+	chunked := "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+	for name, c := range map[string]struct {
+		bytes string
+		n     int
+	}{
+		"short":             {post("abc") + post("abc"), 2},
+		"longer":            {post(strings.Repeat("a", 200<<10)) + post("abc"), 2},
+		"too long":          {post(strings.Repeat("a", 300<<10)) + post("abc"), 1},
+		"chunked":           {chunked + "3\r\nabc\r\n0\r\n\r\n" + post("abc"), 2},
+		"chunked, too long": {chunked + strings.Repeat("5\r\nabcde\r\n", 100<<10) + "0\r\n\r\n" + post("abc"), 1},
+		"chunked, bad":      {chunked + "3\r\nabcd\r\n0\r\n\r\n" + post("abc"), 1},
+	} {
+		if got := s.talk(t, c.bytes, 1<<30); len(got) != c.n || got[0].status != 401 {
+			t.Errorf("%s: %v, want %d", name, got, c.n)
+		}
+	}
+}
+
+// TestTimeouts: nobody holds a connection by being slow.
+func TestTimeouts(t *testing.T) {
+	const short = 50 * time.Millisecond
+	huge := strings.Repeat("x", 64<<20)
+	var failed atomic.Value
+	s := newSite(t, func(ctx context.Context, r *http1.Request) {
+		switch r.Path {
+		case "/huge":
+			r.Begin(200, nil, int64(len(huge)), false)
+			if _, err := r.Write([]byte(huge)); err != nil {
+				failed.Store(err)
+			}
+		case "/deadline":
+			r.SetReadDeadline(time.Now().Add(short))
+			if _, err := everything(r); !errors.Is(err, os.ErrDeadlineExceeded) || ctx.Err() != nil {
+				t.Errorf("got %v, %v", err, ctx.Err())
+			}
+			r.Begin(408, nil, 0, true)
+		default:
+			echo(ctx, r)
+		}
+	}, http1.Config{HeaderTimeout: short, IdleTimeout: short, BodyTimeout: short, WriteTimeout: short})
+	for name, sent := range map[string]string{
+		"nothing": "", "part of a line": "GET", "part of a head": "GET / HTTP/1.1\r\nHost: x\r\n",
+		"idle": good, "part of a second": good + "GET", "part of a body": post("abc")[:len(post("abc"))-1],
+		"part of a chunk":  "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\na",
+		"body by deadline": "POST /deadline HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n",
+	} {
+		conn := s.dial(t)
+		io.WriteString(conn, sent)
+		if _, err := io.Copy(io.Discard, conn); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	// A head that trickles is bounded as a whole.
+	conn := s.dial(t)
+	trickle := "GET / HTTP/1.1\r\n"
+	for i := 0; ; i++ {
+		if _, err := io.WriteString(conn, trickle); err != nil {
+			break // the server has closed
+		}
+		if trickle = "X: 1\r\n"; i > 15000 {
+			t.Fatal("a head trickles for ever")
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	// An answer that is not taken is bounded too.
+	conn = s.dial(t)
+	io.WriteString(conn, get("/huge"))
+	until(t, "the answer is given up", func() bool { return failed.Load() != nil })
+}
+
+func TestDrain(t *testing.T) {
+	started, goOn := make(chan struct{}), make(chan struct{})
+	var open atomic.Int64
+	s := newSite(t, func(ctx context.Context, r *http1.Request) {
+		if r.Path == "/wait" {
+			close(started)
+			<-goOn
+		}
+		echo(ctx, r)
+	}, http1.Config{Connection: func(n int) { open.Add(int64(n)) }})
+	idle, running, fresh := s.dial(t), s.dial(t), s.dial(t)
+	io.WriteString(idle, good)
+	if a := next(bufio.NewReader(idle), "GET"); a.status != 200 || a.close {
+		t.Fatalf("%+v", a)
+	}
+	io.WriteString(running, get("/wait"))
+	<-started
+	until(t, "three connections", func() bool { return open.Load() == 3 })
+	drained := make(chan error, 1)
+	go func() { drained <- s.server.Drain(context.Background()) }()
+	if _, err := idle.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("an idle connection: %v", err)
+	}
+	io.WriteString(fresh, good) // it was opened before, so its first request counts
+	if a := next(bufio.NewReader(fresh), "GET"); a.status != 200 || !a.close {
+		t.Errorf("a fresh connection: %+v", a)
+	}
+	select {
+	case err := <-drained:
+		t.Fatalf("drained with a request under way: %v", err)
+	default:
+	}
+	close(goOn)
+	if a := next(bufio.NewReader(running), "GET"); a.status != 200 || !a.close {
+		t.Errorf("a request under way: %+v", a)
+	}
+	if err := <-drained; err != nil {
+		t.Error(err)
+	}
+	if n := open.Load(); n != 0 {
+		t.Errorf("%d connections", n)
+	}
+	if conn, err := net.Dial("tcp", s.addr); err == nil {
+		conn.Close()
+		t.Error("it still listens")
+	}
+}
+
+func TestDrainCutsOff(t *testing.T) {
+	started := make(chan struct{}, 2)
+	s := newSite(t, func(ctx context.Context, r *http1.Request) {
+		started <- struct{}{}
+		if r.Path == "/body" {
+			if _, err := everything(r); err == nil {
+				t.Error("a body that was cut off is whole")
+			}
+		}
+		<-ctx.Done()
+	}, http1.Config{})
+	one, two := s.dial(t), s.dial(t)
+	io.WriteString(one, good)
+	io.WriteString(two, "POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\na")
+	<-started
+	<-started
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := s.server.Drain(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestMaxConnections(t *testing.T) {
+	s := newSite(t, echo, http1.Config{MaxConnections: 1})
+	one, two := s.dial(t), s.dial(t)
+	io.WriteString(one, good)
+	if a := next(bufio.NewReader(one), "GET"); a.status != 200 {
+		t.Fatalf("%+v", a)
+	}
+	io.WriteString(two, good)
+	two.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	if n, err := two.Read(make([]byte, 1)); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("a second connection is served: %v", err)
+	}
+	one.Close()
+	two.SetReadDeadline(time.Now().Add(waitLimit))
+	if a := next(bufio.NewReader(two), "GET"); a.status != 200 {
+		t.Errorf("%+v", a)
+	}
+}
