@@ -171,13 +171,9 @@ func (e *Executor) readInference(s *scanner, q *inference) error {
 		return badf("The body must be a JSON object with inputs.")
 	}
 	inputs, outputs := -1, -1
-	for first := true; ; first = false {
-		name, ok, err := s.member(first, e.name[:0])
+	for name, err := range s.members(e.name[:0]) {
 		if err != nil {
 			return err
-		}
-		if !ok {
-			break
 		}
 		s.next()
 		from := s.i
@@ -230,9 +226,8 @@ func (s *scanner) parameters(scratch *[64]byte, each func(name string, value *sc
 	if !s.take('{') {
 		return badf("parameters must be an object.")
 	}
-	for first := true; ; first = false {
-		name, ok, err := s.member(first, scratch[:0])
-		if err != nil || !ok {
+	for name, err := range s.members(scratch[:0]) {
+		if err != nil {
 			return err
 		}
 		s.next()
@@ -245,6 +240,7 @@ func (s *scanner) parameters(scratch *[64]byte, each func(name string, value *sc
 			return err
 		}
 	}
+	return nil
 }
 
 // flag reads a parameter that is true or false.
@@ -298,13 +294,9 @@ type given struct {
 // readInput reads one input, whose members come in any order.
 func (e *Executor) readInput(s *scanner, q *inference) error {
 	g := given{shape: -1, data: -1, binary: -1}
-	for first := true; ; first = false {
-		name, ok, err := s.member(first, e.name[:0])
+	for name, err := range s.members(e.name[:0]) {
 		if err != nil {
 			return err
-		}
-		if !ok {
-			break
 		}
 		s.next()
 		from := s.i
@@ -456,13 +448,9 @@ func (t *tensor) counted() error {
 func (e *Executor) readOutputs(s *scanner, q *inference) error {
 	return s.list("outputs", func() error {
 		index, binary := -1, q.binary
-		for first := true; ; first = false {
-			name, ok, err := s.member(first, e.name[:0])
+		for name, err := range s.members(e.name[:0]) {
 			if err != nil {
 				return err
-			}
-			if !ok {
-				break
 			}
 			switch string(name) {
 			case "name":

@@ -2,6 +2,7 @@ package onnxserve
 
 import (
 	"fmt"
+	"iter"
 	"math"
 	"strconv"
 	"strings"
@@ -57,8 +58,25 @@ func (s *scanner) wrong(expected string) error {
 	return badf("The body is not valid JSON: it ends where %s is expected.", expected)
 }
 
-// member reads the name of an object's next member, up to its value. first says that nothing of the object was read
-// yet. ok is false at its end. The name is valid until the next call.
+// members goes through an object whose '{' was read: it gives the name of each member and stands at its value, which the
+// loop must read before the next. An error is the last that it gives. A name is valid until the next one.
+func (s *scanner) members(scratch []byte) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		for first := true; ; first = false {
+			name, ok, err := s.member(first, scratch[:0])
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			if !ok || !yield(name, nil) {
+				return
+			}
+		}
+	}
+}
+
+// member reads the name of the next member of an object, up to its value. first says that nothing of the object was read
+// yet. ok is false at its end.
 func (s *scanner) member(first bool, scratch []byte) (name []byte, ok bool, err error) {
 	if s.take('}') {
 		return nil, false, nil
@@ -96,7 +114,7 @@ func (s *scanner) skip(depth int) error {
 	switch c := s.next(); c {
 	case '{':
 		s.i++
-		var name [64]byte
+		var name [64]byte // would not stay on the stack if it were given to members
 		for first := true; ; first = false {
 			_, ok, err := s.member(first, name[:0])
 			if err != nil || !ok {

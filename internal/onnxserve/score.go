@@ -48,13 +48,9 @@ func (e *Executor) readBody(s *scanner) error {
 	}
 	s.i++
 	found := false
-	for first := true; ; first = false {
-		name, ok, err := s.member(first, e.name[:0])
+	for name, err := range s.members(e.name[:0]) {
 		if err != nil {
 			return err
-		}
-		if !ok {
-			break
 		}
 		switch string(name) {
 		case "input_data":
@@ -118,13 +114,9 @@ func (e *Executor) readObject(s *scanner) error {
 	s.i++
 	e.spans = e.spans[:0]
 	table, data := true, -1
-	for first := true; ; first = false {
-		name, ok, err := s.member(first, e.name[:0])
+	for name, err := range s.members(e.name[:0]) {
 		if err != nil {
 			return err
-		}
-		if !ok {
-			break
 		}
 		s.next()
 		e.spans = append(e.spans, span{string(name), s.i})
@@ -292,13 +284,9 @@ func (e *Executor) readRecords(s *scanner) error {
 		if !s.take('{') {
 			return badf("Row %d of input_data is no object, but others are.", rows)
 		}
-		for first := true; ; first = false {
-			name, ok, err := s.member(first, e.name[:0])
+		for name, err := range s.members(e.name[:0]) {
 			if err != nil {
 				return err
-			}
-			if !ok {
-				break
 			}
 			t := e.input(name)
 			if t == nil {

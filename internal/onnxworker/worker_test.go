@@ -410,7 +410,7 @@ func TestOrigins(t *testing.T) {
 					t.Errorf("%q %q: %v", setting, request, h)
 				}
 				options, preflight := strings.HasPrefix(request, "OPTIONS"), strings.Contains(request, "access-control-request-method") && want[0] != ""
-				if options && (response.StatusCode != 200 || body != "") {
+				if options && (response.StatusCode != http.StatusOK || body != "") {
 					t.Errorf("%q: %d %s", request, response.StatusCode, body)
 				}
 				if methods := h.Get("Access-Control-Allow-Methods"); preflight != (methods == "GET, POST") ||
