@@ -10,10 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"os/signal"
-	"path/filepath"
 	"strconv"
-	"syscall"
 	"time"
 
 	"portico/bench/side"
@@ -23,49 +20,25 @@ import (
 const wanted = 3
 
 type options struct {
-	portico, source string
+	*side.Command
+	side.Load
 
-	connections, maxSize, maxWaitMS, rounds int
-
-	duration, warm time.Duration
+	source             string
+	maxSize, maxWaitMS int
 }
 
 func main() {
-	if err := run(); err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
-	}
-}
-
-func run() (err error) {
-	var o options
-	flag.StringVar(&o.portico, "portico", "bin/portico", "the Portico binary")
-	flag.StringVar(&o.source, "source", "bench/batching/score", "folder of score.py")
-	flag.IntVar(&o.connections, "connections", 32, "keep-alive connections of the load generator")
+	o := options{Command: side.NewCommand(), Load: side.Load{Connections: 32, Rounds: 3, Duration: 3 * time.Second, Warm: time.Second}}
+	o.Path(&o.source, "source", "bench/batching/score", "folder of score.py")
 	flag.IntVar(&o.maxSize, "max-size", 32, "requests of one batch")
 	flag.IntVar(&o.maxWaitMS, "max-wait-ms", 5, "longest wait of a batch")
-	flag.IntVar(&o.rounds, "rounds", 3, "rounds; the median counts")
-	flag.DurationVar(&o.duration, "duration", 3*time.Second, "length of one measurement")
-	flag.DurationVar(&o.warm, "warm", time.Second, "length of the warm-up before each measurement")
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	dir, err := os.MkdirTemp("", "portico-bench-")
-	if err != nil {
-		return fmt.Errorf("make a folder: %w", err)
-	}
-	defer os.RemoveAll(dir)
-	for _, path := range []*string{&o.source, &o.portico} {
-		if *path, err = filepath.Abs(*path); err != nil {
-			return fmt.Errorf("find %s: %w", *path, err)
-		}
-	}
+	o.Flags()
+	o.Run(o.bench)
+}
+
+func (o *options) bench(ctx context.Context, dir string) (err error) {
 	var sides []side.Side
-	defer func() {
-		for _, s := range sides {
-			err = errors.Join(err, s.Stop())
-		}
-	}()
+	defer func() { err = errors.Join(err, side.Stop(sides)) }()
 	for _, start := range []func(context.Context, string, bool) (side.Side, error){o.infer, o.serve} {
 		for _, batches := range []bool{false, true} {
 			s, err := start(ctx, dir, batches)
@@ -79,10 +52,10 @@ func run() (err error) {
 }
 
 // compare measures, reports and judges. The sides are single and batched of one kind, then of the next.
-func (o options) compare(ctx context.Context, sides []side.Side) error {
-	plan := side.Plan{Rounds: o.rounds, Warm: o.warm, Modes: []side.Mode{
-		{Title: "Closed loop, as fast as it goes", Connections: o.connections, Duration: o.duration},
-		{Title: "One caller", Connections: 1, Duration: o.duration},
+func (o *options) compare(ctx context.Context, sides []side.Side) error {
+	plan := side.Plan{Rounds: o.Rounds, Warm: o.Warm, Modes: []side.Mode{
+		{Title: "Closed loop, as fast as it goes", Connections: o.Connections, Duration: o.Duration},
+		{Title: "One caller", Connections: 1, Duration: o.Duration},
 	}}
 	rows, err := plan.Run(ctx, sides)
 	if err != nil {
@@ -105,8 +78,8 @@ func (o options) compare(ctx context.Context, sides []side.Side) error {
 
 // bound is what a request may take in milliseconds: the run that it finds, those of the callers before it, its own, and the
 // wait of a batch. alone is what a run takes on this machine at this hour: the p99 of one caller without batches.
-func (o options) bound(alone float64) float64 {
-	runs := 1 + (o.connections+o.maxSize-1)/o.maxSize
+func (o *options) bound(alone float64) float64 {
+	runs := 1 + (o.Connections+o.maxSize-1)/o.maxSize
 	return float64(runs)*alone + float64(o.maxWaitMS)
 }
 
@@ -115,7 +88,7 @@ const (
 	answer = `[10.2, 9.5, 17.3]`
 )
 
-func (o options) infer(ctx context.Context, dir string, batches bool) (side.Side, error) {
+func (o *options) infer(ctx context.Context, dir string, batches bool) (side.Side, error) {
 	address, err := side.FreeAddress()
 	if err != nil {
 		return side.Side{}, err
@@ -128,7 +101,7 @@ func (o options) infer(ctx context.Context, dir string, batches bool) (side.Side
 	if batches {
 		args = append(args, "--batching-max-size", strconv.Itoa(o.maxSize), "--batching-max-wait-ms", strconv.Itoa(o.maxWaitMS))
 	}
-	cmd := exec.Command(o.portico, args...) //nolint:noctx // Stop ends it, in order
+	cmd := exec.Command(o.Portico, args...) //nolint:noctx // Stop ends it, in order
 	cmd.Dir = dir
 	p, err := side.Launch(dir, "infer-"+port, cmd)
 	if err != nil {
@@ -139,10 +112,10 @@ func (o options) infer(ctx context.Context, dir string, batches bool) (side.Side
 	return ready(ctx, s, p, "portico infer", batches)
 }
 
-func (o options) serve(ctx context.Context, dir string, batches bool) (side.Side, error) {
+func (o *options) serve(ctx context.Context, dir string, batches bool) (side.Side, error) {
 	d := side.Deployment{
-		Portico: o.portico, Code: o.source, Script: "score.py", Conda: "      - python", Workers: 1,
-		Connections: max(o.connections, o.maxSize),
+		Portico: o.Portico, Code: o.source, Script: "score.py", Conda: "      - python", Workers: 1,
+		Connections: max(o.Connections, o.maxSize),
 	}
 	if batches {
 		d.More = fmt.Sprintf("batching:\n  max_size: %d\n  max_wait_ms: %d\n", o.maxSize, o.maxWaitMS)

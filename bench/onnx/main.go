@@ -5,15 +5,12 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"runtime"
-	"syscall"
 	"time"
 
 	"portico/bench/side"
@@ -21,16 +18,20 @@ import (
 )
 
 type options struct {
-	portico, inprocess, model, data, mlflow string
-	connections, rounds                     int
-	duration, warm                          time.Duration
+	*side.Command
+	side.Load
+
+	inprocess, model, data, mlflow string
 }
 
 func main() {
-	if err := run(); err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
-	}
+	o := &options{Command: side.NewCommand(), Load: side.Load{Connections: 16, Rounds: 3, Duration: 4 * time.Second, Warm: time.Second}}
+	o.Path(&o.inprocess, "inprocess", ".build/bench/inprocess", "the program to compare with")
+	o.Path(&o.model, "model", "internal/onnxserve/testdata/iris.onnx", "logistic regression on iris")
+	o.Path(&o.data, "data", ".build/onnx", "folder in which ONNX Runtime is installed")
+	o.Path(&o.mlflow, "mlflow", ".build/bench/mlflow", "environment and models of bench/runtime; left out when it is not there")
+	o.Flags()
+	o.Run(o.bench)
 }
 
 // Three rows of the iris data, as each server takes them.
@@ -40,46 +41,19 @@ const (
 	inputs = `{"inputs": ` + rows + `}`
 )
 
-func run() (err error) {
-	var o options
-	flag.StringVar(&o.portico, "portico", "bin/portico", "the Portico binary, with portico-onnx beside it")
-	flag.StringVar(&o.inprocess, "inprocess", ".build/bench/inprocess", "the program to compare with")
-	flag.StringVar(&o.model, "model", "internal/onnxserve/testdata/iris.onnx", "logistic regression on iris")
-	flag.StringVar(&o.data, "data", ".build/onnx", "folder in which ONNX Runtime is installed")
-	flag.StringVar(&o.mlflow, "mlflow", ".build/bench/mlflow", "environment and models of bench/runtime; left out when it is not there")
-	flag.IntVar(&o.connections, "connections", 16, "keep-alive connections of the load generator")
-	flag.IntVar(&o.rounds, "rounds", 3, "rounds; the median counts")
-	flag.DurationVar(&o.duration, "duration", 4*time.Second, "length of one measurement")
-	flag.DurationVar(&o.warm, "warm", time.Second, "length of the warm-up before a row's measurements")
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	for _, path := range []*string{&o.portico, &o.inprocess, &o.model, &o.data, &o.mlflow} {
-		if *path, err = filepath.Abs(*path); err != nil {
-			return fmt.Errorf("find %s: %w", *path, err)
-		}
-	}
-	dir, err := os.MkdirTemp("", "portico-bench-")
-	if err != nil {
-		return fmt.Errorf("make a folder: %w", err)
-	}
-	defer os.RemoveAll(dir)
+func (o *options) bench(ctx context.Context, dir string) (err error) {
 	library, err := onnx.Library(o.data)
 	if err != nil {
 		return err
 	}
 	sides, err := start(ctx, o, dir, library)
-	defer func() {
-		for _, s := range sides {
-			err = errors.Join(err, s.Stop())
-		}
-	}()
+	defer func() { err = errors.Join(err, side.Stop(sides)) }()
 	if err != nil {
 		return err
 	}
-	plan := side.Plan{Rounds: o.rounds, Warm: o.warm, Modes: []side.Mode{
-		{Title: "as fast as it goes", Connections: o.connections, Duration: o.duration},
-		{Title: "one caller", Connections: 1, Duration: o.duration},
+	plan := side.Plan{Rounds: o.Rounds, Warm: o.Warm, Modes: []side.Mode{
+		{Title: "as fast as it goes", Connections: o.Connections, Duration: o.Duration},
+		{Title: "one caller", Connections: 1, Duration: o.Duration},
 	}}
 	measured, err := plan.Run(ctx, sides)
 	if err != nil {
@@ -94,7 +68,7 @@ func run() (err error) {
 }
 
 // start starts every server and waits until each answers rightly.
-func start(ctx context.Context, o options, dir, library string) ([]side.Side, error) {
+func start(ctx context.Context, o *options, dir, library string) ([]side.Side, error) {
 	var sides []side.Side
 	for _, c := range []struct {
 		name, path, body string
@@ -105,11 +79,11 @@ func start(ctx context.Context, o options, dir, library string) ([]side.Side, er
 			return command(dir, o.inprocess, "--library", library, "--model", o.model, "--address", "%s:%s")
 		}, labels("label")},
 		{"portico infer", "/score", body, func() (side.Side, *side.Process, error) {
-			return command(dir, o.portico, "infer", "--model-dir", o.model, "--data-dir", o.data, "--access-log=false",
+			return command(dir, o.Portico, "infer", "--model-dir", o.model, "--data-dir", o.data, "--access-log=false",
 				"--host", "%s", "--port", "%s")
 		}, labels("label")},
 		{"portico serve (key, split, log)", "", body, func() (side.Side, *side.Process, error) {
-			return side.Deployment{Portico: o.portico, Model: o.model, Library: library, Workers: 1, Connections: o.connections}.Serve(ctx, dir)
+			return side.Deployment{Portico: o.Portico, Model: o.model, Library: library, Workers: 1, Connections: o.Connections}.Serve(ctx, dir)
 		}, labels("label")},
 		{"mlflow models serve, scikit-learn", "/invocations", inputs, func() (side.Side, *side.Process, error) {
 			if _, err := os.Stat(filepath.Join(o.mlflow, "models", "lr")); err != nil {

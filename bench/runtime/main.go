@@ -10,54 +10,37 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"portico/bench/side"
 )
 
 type options struct {
-	portico, source, venvs string
-	scripts, only          string
-	connections, rounds    int
-	duration, warm         time.Duration
+	*side.Command
+	side.Load
+
+	source, venvs string
+	scripts, only string
 }
 
 func main() {
-	if err := run(); err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
-	}
-}
-
-func run() error {
-	var o options
-	flag.StringVar(&o.portico, "portico", "bin/portico", "the Portico binary")
-	flag.StringVar(&o.source, "source", "bench/runtime", "folder of score/ and peers/")
-	flag.StringVar(&o.venvs, "venvs", ".build/bench", "folder of the peers' Python environments and models")
+	o := &options{Command: side.NewCommand(), Load: side.Load{Connections: 16, Rounds: 3, Duration: 4 * time.Second, Warm: time.Second}}
+	o.Path(&o.source, "source", "bench/runtime", "folder of score/ and peers/")
+	o.Path(&o.venvs, "venvs", ".build/bench", "folder of the peers' Python environments and models")
 	flag.StringVar(&o.scripts, "scripts", "echo,lr", "what is served, one table each: echo, lr")
 	flag.StringVar(&o.only, "only", "", "servers to compare, by their short names; all of them")
-	flag.IntVar(&o.connections, "connections", 16, "keep-alive connections of the load generator")
-	flag.IntVar(&o.rounds, "rounds", 3, "rounds; the median counts")
-	flag.DurationVar(&o.duration, "duration", 4*time.Second, "length of one measurement")
-	flag.DurationVar(&o.warm, "warm", time.Second, "length of the warm-up before a row's measurements")
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	var err error
-	for _, path := range []*string{&o.source, &o.portico, &o.venvs} {
-		if *path, err = filepath.Abs(*path); err != nil {
-			return fmt.Errorf("find %s: %w", *path, err)
-		}
-	}
+	o.Flags()
+	o.Run(o.bench)
+}
+
+func (o *options) bench(ctx context.Context, dir string) error {
 	for _, script := range strings.Split(o.scripts, ",") {
-		if err := compare(ctx, o, script); err != nil {
+		if err := compare(ctx, o, filepath.Join(dir, script), script); err != nil {
 			return err
 		}
 	}
@@ -65,19 +48,13 @@ func run() error {
 }
 
 // compare measures every server with one script.
-func compare(ctx context.Context, o options, script string) (err error) {
-	dir, err := os.MkdirTemp("", "portico-bench-")
-	if err != nil {
+func compare(ctx context.Context, o *options, dir, script string) (err error) {
+	if err := os.Mkdir(dir, 0o700); err != nil {
 		return fmt.Errorf("make a folder: %w", err)
 	}
-	defer os.RemoveAll(dir)
 	b := bench{o, script, dir}
 	var sides []side.Side
-	defer func() {
-		for _, s := range sides {
-			err = errors.Join(err, s.Stop())
-		}
-	}()
+	defer func() { err = errors.Join(err, side.Stop(sides)) }()
 	for _, c := range servers {
 		if o.only != "" && !slices.Contains(strings.Split(o.only, ","), c.short) {
 			continue
@@ -92,9 +69,9 @@ func compare(ctx context.Context, o options, script string) (err error) {
 	if len(sides) == 0 {
 		return fmt.Errorf("-only %q names no server", o.only)
 	}
-	plan := side.Plan{Rounds: o.rounds, Warm: o.warm, Modes: []side.Mode{
-		{Title: script + ", as fast as it goes", Connections: o.connections, Duration: o.duration},
-		{Title: script + ", one caller", Connections: 1, Duration: o.duration},
+	plan := side.Plan{Rounds: o.Rounds, Warm: o.Warm, Modes: []side.Mode{
+		{Title: script + ", as fast as it goes", Connections: o.Connections, Duration: o.Duration},
+		{Title: script + ", one caller", Connections: 1, Duration: o.Duration},
 	}}
 	var limits []float64
 	plan.Each = func(ctx context.Context) error {
@@ -120,7 +97,7 @@ func compare(ctx context.Context, o options, script string) (err error) {
 
 // bench is the comparison with one script.
 type bench struct {
-	options
+	*options
 	script string // echo or lr
 	dir    string // for this run's files
 }
@@ -140,7 +117,7 @@ const classes = `[0, 1, 2]`
 // limit is calls per second of the script without a server.
 func (b bench) limit(ctx context.Context) (float64, error) {
 	cmd := exec.CommandContext(ctx, b.python("azmlinfsrv"), filepath.Join(b.source, "limit.py"),
-		filepath.Join(b.source, "score", b.script+".py"), strconv.FormatFloat(b.duration.Seconds(), 'f', -1, 64))
+		filepath.Join(b.source, "score", b.script+".py"), strconv.FormatFloat(b.Duration.Seconds(), 'f', -1, 64))
 	cmd.Stdin, cmd.Stderr = strings.NewReader(body), os.Stderr
 	cmd.Env = environ()
 	out, err := cmd.Output()

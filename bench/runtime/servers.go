@@ -109,7 +109,7 @@ func command(line func(b bench, host, port string) *exec.Cmd) func(bench, contex
 
 //nolint:noctx // every server is stopped by its Side, in order
 func infer(b bench, host, port string) *exec.Cmd {
-	return exec.Command(b.portico, "infer", "--entry-script", b.script+".py", "--app-root", filepath.Join(b.source, "score"),
+	return exec.Command(b.Portico, "infer", "--entry-script", b.script+".py", "--app-root", filepath.Join(b.source, "score"),
 		"--python", b.python("azmlinfsrv"), "--host", host, "--port", port)
 }
 
@@ -119,8 +119,8 @@ func (b bench) serve(ctx context.Context) (side.Side, *side.Process, error) {
 		conda += "\n      - pip:\n          - numpy==" + numpyVersion + "\n          - scikit-learn==" + sklearnVersion
 	}
 	return side.Deployment{
-		Portico: b.portico, Code: filepath.Join(b.source, "score"), Script: b.script + ".py", Conda: conda,
-		Workers: 1, Connections: max(b.connections, 1),
+		Portico: b.Portico, Code: filepath.Join(b.source, "score"), Script: b.script + ".py", Conda: conda,
+		Workers: 1, Connections: max(b.Connections, 1),
 	}.Serve(ctx, b.dir)
 }
 

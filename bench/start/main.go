@@ -14,7 +14,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -22,6 +21,7 @@ import (
 	"syscall"
 	"time"
 
+	"portico/bench/side"
 	"portico/internal/host"
 	"portico/internal/online"
 	"portico/workers"
@@ -36,8 +36,10 @@ const (
 )
 
 type options struct {
-	portico, python, code, model string
-	starts                       int
+	*side.Command
+
+	python, code, model string
+	starts              int
 }
 
 // row is one way of starting.
@@ -51,33 +53,16 @@ type row struct {
 }
 
 func main() {
-	if err := run(); err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
-	}
+	o := &options{Command: side.NewCommand()}
+	o.Path(&o.python, "python", "python3", "Python with scikit-learn")
+	o.Path(&o.code, "code", "bench/start/score", "folder of score.py")
+	o.Path(&o.model, "model", "", "folder of model.joblib")
+	flag.IntVar(&o.starts, "starts", 50, "starts of each way; the median counts")
+	o.Run(o.bench)
 }
 
-func run() (err error) {
-	var o options
-	flag.StringVar(&o.portico, "portico", "bin/portico", "the Portico binary")
-	flag.StringVar(&o.python, "python", "python3", "Python with scikit-learn")
-	flag.StringVar(&o.code, "code", "bench/start/score", "folder of score.py")
-	flag.StringVar(&o.model, "model", "", "folder of model.joblib")
-	flag.IntVar(&o.starts, "starts", 50, "starts of each way; the median counts")
-	flag.Parse()
-	for _, path := range []*string{&o.portico, &o.python, &o.code, &o.model} {
-		if *path, err = filepath.Abs(*path); err != nil {
-			return fmt.Errorf("find %s: %w", *path, err)
-		}
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	dir, err := os.MkdirTemp("", "portico-bench-")
-	if err != nil {
-		return fmt.Errorf("make a folder: %w", err)
-	}
-	defer os.RemoveAll(dir)
-	client, err := host.EnsureRunning(ctx, host.Config{DataDir: dir, Executable: o.portico})
+func (o *options) bench(ctx context.Context, dir string) (err error) {
+	client, err := host.EnsureRunning(ctx, host.Config{DataDir: dir, Executable: o.Portico})
 	if err != nil {
 		return fmt.Errorf("start the host: %w", err)
 	}
@@ -104,7 +89,7 @@ func run() (err error) {
 }
 
 type bench struct {
-	o            options
+	o            *options
 	dir, runtime string
 	sockets      string
 	client       *host.Client
@@ -112,7 +97,7 @@ type bench struct {
 	number       int
 }
 
-func newBench(ctx context.Context, o options, dir string, client *host.Client) (*bench, error) {
+func newBench(ctx context.Context, o *options, dir string, client *host.Client) (*bench, error) {
 	caps := client.Info().Capabilities
 	fmt.Printf("isolation: user ids %v, own file system %v, cgroups %v; forks %v\n",
 		caps.Users, caps.Mounts, caps.Memory && caps.CPU && caps.Pids, caps.Forks)

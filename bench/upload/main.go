@@ -11,33 +11,27 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
+
+	"portico/bench/side"
 )
 
 type options struct {
-	portico  string
+	*side.Command
+
 	bytes    int64
 	limit    int64
 	parallel int
 }
 
 func main() {
-	var o options
-	flag.StringVar(&o.portico, "portico", "bin/portico", "the binary under test")
+	o := &options{Command: side.NewCommand()}
 	flag.Int64Var(&o.bytes, "bytes", 1<<30, "size of the model")
 	flag.Int64Var(&o.limit, "limit", 128<<20, "bytes of resident memory that the server may have at its peak")
 	flag.IntVar(&o.parallel, "parallel", 16, "blocks on their way at one time")
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, o); err != nil {
-		fmt.Fprintln(os.Stderr, "upload:", err)
-		os.Exit(1)
-	}
+	o.Run(o.bench)
 }
 
 const (
@@ -45,15 +39,10 @@ const (
 	uri    = "azureml://datastores/workspaceblobstore/paths/" + folder
 )
 
-func run(ctx context.Context, o options) (err error) {
-	dir, err := os.MkdirTemp("", "portico-upload-")
-	if err != nil {
-		return fmt.Errorf("make a folder: %w", err)
-	}
-	defer os.RemoveAll(dir)
+func (o *options) bench(ctx context.Context, dir string) (err error) {
 	m := newModel(o.bytes)
 	fmt.Printf("model            %d MiB, %s\n", o.bytes>>20, m.digest[:19])
-	s, err := start(ctx, o.portico, dir)
+	s, err := start(ctx, o.Portico, dir)
 	if err != nil {
 		return err
 	}
@@ -101,7 +90,7 @@ func run(ctx context.Context, o options) (err error) {
 }
 
 // interrupted sends a part and leaves. Then there is no blob and nothing in the content store.
-func interrupted(ctx context.Context, s *server, m *model, o options) error {
+func interrupted(ctx context.Context, s *server, m *model, o *options) error {
 	part, cancel := context.WithCancel(ctx)
 	defer cancel()
 	sent := s.sendBlocks(part, m, o.parallel, func(n int) {
@@ -119,7 +108,7 @@ func interrupted(ctx context.Context, s *server, m *model, o options) error {
 }
 
 // upload sends all of it and confirms.
-func upload(ctx context.Context, s *server, m *model, o options) (time.Duration, error) {
+func upload(ctx context.Context, s *server, m *model, o *options) (time.Duration, error) {
 	started := time.Now()
 	if err := s.sendBlocks(ctx, m, o.parallel, func(int) {}); err != nil {
 		return 0, err
@@ -134,7 +123,7 @@ func upload(ctx context.Context, s *server, m *model, o options) (time.Duration,
 }
 
 // killed ends the server while it takes the model over, and starts it again: the content store has nothing, or all.
-func killed(ctx context.Context, s *server, o options) error {
+func killed(ctx context.Context, s *server, o *options) error {
 	asked := make(chan error, 1)
 	go func() {
 		_, err := s.register(ctx)
@@ -149,7 +138,7 @@ func killed(ctx context.Context, s *server, o options) error {
 	if err := <-asked; err == nil {
 		return errors.New("the registration ended before the server was killed; give more -bytes")
 	}
-	if err := s.restart(ctx, o.portico); err != nil {
+	if err := s.restart(ctx, o.Portico); err != nil {
 		return err
 	}
 	return s.nothingStored()
