@@ -227,20 +227,22 @@ func (s *Server) Drain(ctx context.Context) error {
 		s.running.Wait()
 		close(ended)
 	}()
-	var err error
 	select {
 	case <-ended:
 		return nil
 	case <-ctx.Done():
-		err = ctx.Err()
 	}
 	s.mu.Lock()
+	cut := len(s.conns)
 	for c := range s.conns {
 		c.net.Close()
 	}
 	s.mu.Unlock()
 	<-ended
-	return err
+	if cut == 0 {
+		return nil
+	}
+	return ctx.Err()
 }
 
 // date is the Date field of the current second.

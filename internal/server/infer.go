@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	"portico/internal/compute"
+	"portico/internal/http1"
 	"portico/internal/inference"
 	"portico/internal/online"
 	"portico/workers"
@@ -61,13 +61,6 @@ const (
 	DefaultInferTimeout    = time.Hour // the reference server's SCORING_TIMEOUT_MS
 	DefaultInferBytes      = 100 << 20
 	DefaultInferDrain      = 30 * time.Second
-)
-
-// Bounds of the listener.
-const (
-	inferHeaderTimeout = 10 * time.Second
-	inferIdleTimeout   = 2 * time.Minute // longer than inference.HTTPUpstream keeps an idle connection
-	inferHeaderBytes   = 64 << 10
 )
 
 // InferFailure ends `portico infer`: the instance could not become ready.
@@ -274,18 +267,21 @@ func serveInstance(
 		handler.access = &accessLog{out: cfg.Output, pid: os.Getpid()}
 		wg.Go(func() { handler.access.run(logging) })
 	}
-	srv := &http.Server{
-		Handler:           handler,
-		ReadHeaderTimeout: inferHeaderTimeout,
-		IdleTimeout:       inferIdleTimeout,
-		MaxHeaderBytes:    inferHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
-	}
+	srv := http1.NewServer(handler, http1.Config{
+		BodyTimeout: cfg.RequestTimeout, Log: logger,
+		Refusal: func(_ int, message string) (string, []byte) {
+			return "application/json", []byte(errorDocument("message", message))
+		},
+	})
 	failed := make(chan error, len(listeners))
 	for _, l := range listeners {
-		wg.Go(func() { failed <- srv.Serve(l) })
+		wg.Go(func() { failed <- srv.Serve(l, nil) })
 	}
-	defer func() { err = errors.Join(err, ignoreClosed(srv.Close())) }() // nothing is left of it after a shutdown
+	defer func() { // after a drain there is nothing left to do
+		cut, stop := context.WithCancel(context.WithoutCancel(ctx))
+		stop()
+		err = errors.Join(err, srv.Drain(cut))
+	}()
 	address := listeners[0].Addr().String()
 	if cfg.ReadyFile != "" {
 		if err := announceInfer(cfg.ReadyFile, address); err != nil {
@@ -304,17 +300,10 @@ func serveInstance(
 	logger.Info("draining")
 	drain, cancelDrain := context.WithTimeout(context.WithoutCancel(ctx), cfg.DrainTimeout)
 	defer cancelDrain()
-	if err := srv.Shutdown(drain); err != nil {
+	if err := srv.Drain(drain); err != nil {
 		logger.Warn("requests are cut off", "error", err)
 	}
 	return nil
-}
-
-func ignoreClosed(err error) error {
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return err
 }
 
 // announceInfer tells whoever started this where requests are served.

@@ -11,11 +11,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
 
+	"portico/internal/http1"
 	"portico/internal/inference"
+	"portico/internal/route"
 )
 
 // inferHandler has the routes of the reference inference server. Errors are {"message": ...}, as there.
@@ -27,6 +30,7 @@ type inferHandler struct {
 	timeout  time.Duration
 	maxBytes int64
 	log      *slog.Logger
+	scorings sync.Pool // of *scoring
 }
 
 // Fields by which inference.HTTPUpstream learns what a status cannot say.
@@ -36,92 +40,137 @@ const (
 	headerLost       = "x-portico-lost"
 )
 
-func (h *inferHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	switch r.URL.Path {
+// scoring is a request, what is answered, and the memory for both.
+type scoring struct {
+	*http1.Request
+	path   string // in the form that paths are compared in
+	id     string
+	header []http1.Field // of the answer
+	body   []byte        // of the request
+	chunk  []byte        // of the answer
+
+	status int
+	length int64 // of the answer, as far as it was sent
+	stream bool
+}
+
+// Serve implements http1.Handler.
+func (h *inferHandler) Serve(ctx context.Context, r *http1.Request) {
+	s, ok := h.scorings.Get().(*scoring)
+	if !ok {
+		s = &scoring{chunk: make([]byte, chunkBytes)}
+	}
+	s.Request = r
+	if s.path, ok = route.Clean(r.Path); !ok {
+		s.path = ""
+	}
+	h.route(ctx, s)
+	if cap(s.body) > keptBody {
+		s.body = nil
+	}
+	clear(s.header)
+	*s = scoring{header: s.header[:0], body: s.body[:0], chunk: s.chunk}
+	h.scorings.Put(s)
+}
+
+func (h *inferHandler) route(ctx context.Context, s *scoring) {
+	switch s.path {
 	case "/":
-		h.health(w, r)
+		h.health(s)
 	case "/score":
-		h.serve(w, r, http.MethodGet, http.MethodPost, http.MethodOptions, http.MethodHead)
+		h.serve(ctx, s, http.MethodGet, http.MethodPost, http.MethodOptions, http.MethodHead)
 	case "/swagger.json":
-		h.serve(w, r, http.MethodGet, http.MethodHead)
+		h.serve(ctx, s, http.MethodGet, http.MethodHead)
 	default:
-		if h.mlflow && h.serveMLflow(w, r) || h.protocol && h.serveProtocol(w, r) {
+		if h.mlflow && h.serveMLflow(ctx, s) || h.protocol && h.serveProtocol(ctx, s) {
 			return
 		}
-		writeMessage(w, http.StatusNotFound, "The requested URL was not found on the server. "+
+		s.message(http.StatusNotFound, "The requested URL was not found on the server. "+
 			"If you entered the URL manually please check your spelling and try again.")
 	}
 }
 
 // serve hands a request to a worker and, where that is asked for, writes its access line.
-func (h *inferHandler) serve(w http.ResponseWriter, r *http.Request, methods ...string) {
-	if !slices.Contains(methods, r.Method) {
-		writeFailure(w, r, http.StatusMethodNotAllowed, notAllowed)
+func (h *inferHandler) serve(ctx context.Context, s *scoring, methods ...string) {
+	if !slices.Contains(methods, s.Method) {
+		s.failure(http.StatusMethodNotAllowed, notAllowed)
 		return
 	}
-	id := r.Header.Get("X-Request-Id")
-	if id == "" {
-		id = uuid.NewString()
+	if s.id = s.field("x-request-id"); s.id == "" {
+		s.id = uuid.NewString()
 	}
+	h.score(ctx, s)
 	if h.access == nil {
-		h.score(w, r, id)
 		return
 	}
-	began := time.Now()
-	seen := &seenWriter{ResponseWriter: w}
-	defer func() {
-		now := time.Now()
-		entry := accessEntry{id: id, method: r.Method, target: r.RequestURI, status: seen.status, took: now.Sub(began)}
-		if entry.length = seen.length; seen.streamed {
-			entry.length = -1
+	now := time.Now()
+	entry := accessEntry{id: s.id, method: s.Method, target: s.target(), status: s.status, took: now.Sub(s.Arrival), length: s.length}
+	if s.stream {
+		entry.length = -1
+	}
+	h.access.add(now, entry)
+}
+
+// target is what the request line named.
+func (s *scoring) target() string {
+	if s.Query == "" {
+		return s.Path
+	}
+	return s.Path + "?" + s.Query
+}
+
+// field gives the first value of a field of the request; name is in lower case.
+func (s *scoring) field(name string) string {
+	for _, f := range s.Header {
+		if len(f.Name) == len(name) && strings.EqualFold(f.Name, name) {
+			return f.Value
 		}
-		h.access.add(now, entry)
-	}()
-	h.score(seen, r, id)
+	}
+	return ""
 }
 
-// seenWriter remembers what was answered.
-type seenWriter struct {
-	http.ResponseWriter
-	status   int
-	length   int64
-	streamed bool
+// set adds a field to the answer.
+func (s *scoring) set(name, value string) {
+	s.header = append(s.header, http1.Field{Name: name, Value: value})
 }
 
-// WriteHeader implements http.ResponseWriter.
-func (s *seenWriter) WriteHeader(status int) {
-	s.status, s.streamed = status, s.Header().Get("Content-Length") == ""
-	s.ResponseWriter.WriteHeader(status)
+// begin sends the status and the header.
+func (s *scoring) begin(status int, length int64, hangUp bool) {
+	s.status, s.stream = status, length < 0
+	s.Begin(status, s.header, length, hangUp)
 }
 
-// Write implements http.ResponseWriter.
-func (s *seenWriter) Write(p []byte) (int, error) {
-	n, err := s.ResponseWriter.Write(p)
+// write sends bytes of the answer. A caller that hung up learns nothing.
+func (s *scoring) write(p []byte) error {
+	n, err := s.Write(p)
 	s.length += int64(n)
-	return n, err
+	return err
 }
 
-// Unwrap lets http.ResponseController reach the connection.
-func (s *seenWriter) Unwrap() http.ResponseWriter { return s.ResponseWriter }
+// document answers with a document.
+func (s *scoring) document(status int, kind, text string, hangUp bool) {
+	s.set("Content-Type", kind)
+	s.begin(status, int64(len(text)), hangUp)
+	_ = s.write([]byte(text)) // see there
+}
 
 // notAllowed is the reference server's text.
 const notAllowed = "The method is not allowed for the requested URL."
 
-func (h *inferHandler) health(w http.ResponseWriter, r *http.Request) {
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		writeMessage(w, http.StatusMethodNotAllowed, notAllowed)
+func (h *inferHandler) health(s *scoring) {
+	if s.Method != http.MethodGet && s.Method != http.MethodHead {
+		s.message(http.StatusMethodNotAllowed, notAllowed)
 		return
 	}
-	if !identify(w.Header(), r.Header) {
-		writeMessage(w, http.StatusRequestHeaderFieldsTooLarge, "A request id must not exceed 100 characters")
+	if !s.identify() {
+		s.message(http.StatusRequestHeaderFieldsTooLarge, "A request id must not exceed 100 characters")
 		return
 	}
 	if state := h.instance.current.Load().Status().State; state != inference.StateReady {
-		writeMessage(w, http.StatusServiceUnavailable, "The instance is "+state.String()+".")
+		s.message(http.StatusServiceUnavailable, "The instance is "+state.String()+".")
 		return
 	}
-	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	_, _ = io.WriteString(w, "Healthy") // a prober that hung up learns nothing
+	s.document(http.StatusOK, "text/html; charset=utf-8", "Healthy", false)
 }
 
 // maxID is the longest request id, in characters, that the reference server takes.
@@ -129,12 +178,12 @@ const maxID = 100
 
 // identify writes the ids of a request into the answer's header, as a worker does for the routes that it serves. False:
 // one is too long.
-func identify(answer, request http.Header) bool {
-	id := request.Get("X-Request-Id")
+func (s *scoring) identify() bool {
+	id := s.field("x-request-id")
 	if id == "" {
 		id = uuid.NewString()
 	}
-	legacy, client := request.Get("X-Ms-Request-Id"), request.Get("X-Ms-Client-Request-Id")
+	legacy, client := s.field("x-ms-request-id"), s.field("x-ms-client-request-id")
 	if client == "" {
 		client = legacy
 	}
@@ -147,13 +196,11 @@ func identify(answer, request http.Header) bool {
 	if legacy == "" {
 		legacy = id
 	}
-	answer.Set("X-Request-Id", id)
-	answer.Set("X-Ms-Request-Id", legacy)
-	for name, value := range map[string]string{
-		"X-Ms-Client-Request-Id": client, "TraceId": request.Get("TraceId"),
-	} {
-		if value != "" {
-			answer.Set(name, value)
+	s.set("X-Request-Id", id)
+	s.set("X-Ms-Request-Id", legacy)
+	for _, f := range []http1.Field{{Name: "X-Ms-Client-Request-Id", Value: client}, {Name: "TraceId", Value: s.field("traceid")}} {
+		if f.Value != "" {
+			s.set(f.Name, f.Value)
 		}
 	}
 	return true
@@ -170,150 +217,134 @@ func (h *inferHandler) do(ctx context.Context, call *inference.Call) (*inference
 	}
 }
 
-func (h *inferHandler) score(w http.ResponseWriter, r *http.Request, id string) {
-	deadline := time.Now().Add(h.limit(r))
-	body, ok := h.readBody(w, r, deadline)
-	if !ok {
+func (h *inferHandler) score(ctx context.Context, s *scoring) {
+	deadline := s.Arrival.Add(h.limit(s))
+	if !h.readBody(ctx, s, deadline) {
 		return
 	}
 	call := inference.Call{
-		ID: id, ClientID: r.Header.Get("X-Ms-Client-Request-Id"), Method: r.Method,
-		Path: r.URL.EscapedPath(), Query: r.URL.RawQuery, Header: endToEnd(r.Header), Body: body, Deadline: deadline,
+		ID: s.id, ClientID: s.field("x-ms-client-request-id"), Method: s.Method,
+		Path: s.path, Query: s.Query, Header: endToEnd(s.Header), Body: s.body, Deadline: deadline,
 	}
-	answer, err := h.do(r.Context(), &call)
+	answer, err := h.do(ctx, &call)
 	if err != nil {
-		h.refuse(w, r, err, call.ID)
+		h.refuse(ctx, s, err)
 		return
 	}
 	defer answer.Body.Close()
-	passHeader(w.Header(), answer.Header)
-	if answer.ContentLength >= 0 && r.Method != http.MethodHead {
-		w.Header().Set("Content-Length", strconv.FormatInt(answer.ContentLength, 10))
-	}
-	w.WriteHeader(answer.Status)
-	if err := pass(w, answer); err != nil {
+	s.header = append(s.header, answer.Header...)
+	s.begin(answer.Status, answer.ContentLength, false)
+	if err := s.pass(answer); err != nil {
 		h.log.Debug("an answer was broken off", "request_id", call.ID, "error", err)
-		panic(http.ErrAbortHandler) // the only way to tell the caller: the connection ends before the body does
-	}
-}
-
-// passHeader copies an answer's fields. Their names stay as they are: making them uniform would cost more than sending them.
-func passHeader(to http.Header, fields []inference.Field) {
-	values := make([]string, len(fields)) // one allocation for all
-	for i, f := range fields {
-		name := f.Name
-		// net/http adds these two when they are missing in exactly this form.
-		if strings.EqualFold(name, "content-type") {
-			name = "Content-Type"
-		} else if strings.EqualFold(name, "date") {
-			name = "Date"
-		}
-		if old, ok := to[name]; ok {
-			to[name] = append(old, f.Value)
-			continue
-		}
-		values[i] = f.Value
-		to[name] = values[i : i+1 : i+1]
+		s.Abort()
 	}
 }
 
 // limit is how long the request may take: what its sender says, within what is configured.
-func (h *inferHandler) limit(r *http.Request) time.Duration {
-	ms, err := strconv.ParseInt(r.Header.Get(headerDeadline), 10, 64)
+func (h *inferHandler) limit(s *scoring) time.Duration {
+	ms, err := strconv.ParseInt(s.field(headerDeadline), 10, 64)
 	if err != nil || ms < 0 || ms > h.timeout.Milliseconds() {
 		return h.timeout
 	}
 	return time.Duration(ms) * time.Millisecond
 }
 
-func (h *inferHandler) readBody(w http.ResponseWriter, r *http.Request, deadline time.Time) ([]byte, bool) {
-	_ = http.NewResponseController(w).SetReadDeadline(deadline) // not every ResponseWriter can; then the body is trusted
-	reader := http.MaxBytesReader(w, r.Body, h.maxBytes)
-	body, err := io.ReadAll(reader)
-	var large *http.MaxBytesError
+// Memory of a request.
+const (
+	keptBody     = 64 << 10 // bytes of a body's buffer that are kept for the next request
+	trustedBytes = 1 << 20  // of an announced body that memory is set aside for at once
+	chunkBytes   = 32 << 10 // in which answers are copied
+)
+
+// readBody reads the whole body. False: there is none to go on with, and the caller has been told.
+func (h *inferHandler) readBody(ctx context.Context, s *scoring, deadline time.Time) bool {
 	switch {
-	case err == nil:
-		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // likewise
-		return body, true
-	case errors.As(err, &large):
-		writeFailure(w, r, http.StatusRequestEntityTooLarge, fmt.Sprintf("The body is larger than %d bytes.", h.maxBytes))
-	default:
-		writeFailure(w, r, http.StatusBadRequest, "The body could not be read.")
+	case s.Length == 0:
+		return true
+	case s.Length > h.maxBytes:
+		s.tooLarge(h.maxBytes)
+		return false
 	}
-	return nil, false
+	_ = s.SetReadDeadline(deadline) // it never fails
+	var err error
+	for s.body = slices.Grow(s.body, int(max(512, min(s.Length, trustedBytes))))[:0]; err == nil && int64(len(s.body)) <= h.maxBytes; {
+		if len(s.body) == cap(s.body) {
+			s.body = slices.Grow(s.body, 1)
+		}
+		var n int
+		n, err = s.ReadBody(s.body[len(s.body):cap(s.body)])
+		s.body = s.body[:len(s.body)+n]
+	}
+	switch {
+	case int64(len(s.body)) > h.maxBytes:
+		s.tooLarge(h.maxBytes)
+	case errors.Is(err, io.EOF):
+		return true
+	case ctx.Err() != nil:
+		s.Abort() // nobody is there
+	default:
+		s.hangUp(http.StatusBadRequest, "The body could not be read.")
+	}
+	return false
+}
+
+func (s *scoring) tooLarge(limit int64) {
+	s.hangUp(http.StatusRequestEntityTooLarge, fmt.Sprintf("The body is larger than %d bytes.", limit))
 }
 
 // refuse writes why the instance gave no answer.
-func (h *inferHandler) refuse(w http.ResponseWriter, r *http.Request, err error, id string) {
-	w.Header().Set("X-Request-Id", id)
+func (h *inferHandler) refuse(ctx context.Context, s *scoring, err error) {
+	s.set("X-Request-Id", s.id)
 	var lost *inference.LostError
 	switch {
-	case errors.Is(err, context.Canceled):
-		panic(http.ErrAbortHandler) // nobody is there
+	case ctx.Err() != nil:
+		s.Abort() // nobody is there
 	case errors.Is(err, inference.ErrDeadline):
-		w.Header().Set(headerNotStarted, "deadline")
-		writeFailure(w, r, http.StatusRequestTimeout, "The request did not finish in time.")
+		s.set(headerNotStarted, "deadline")
+		s.failure(http.StatusRequestTimeout, "The request did not finish in time.")
 	case errors.Is(err, inference.ErrBusy):
-		w.Header().Set(headerNotStarted, "busy")
-		writeFailure(w, r, http.StatusServiceUnavailable, "The instance admits no more requests.")
+		s.set(headerNotStarted, "busy")
+		s.failure(http.StatusServiceUnavailable, "The instance admits no more requests.")
 	case errors.Is(err, inference.ErrClosed):
-		w.Header().Set(headerNotStarted, "closed")
-		writeFailure(w, r, http.StatusServiceUnavailable, "The instance does not take requests now.")
+		s.set(headerNotStarted, "closed")
+		s.failure(http.StatusServiceUnavailable, "The instance does not take requests now.")
 	case errors.As(err, &lost):
-		h.log.Warn("a request was lost", "request_id", id, "cause", lost.Cause)
-		w.Header().Set(headerLost, strings.Map(oneLine, lost.Cause))
-		writeFailure(w, r, http.StatusBadGateway, lost.Cause)
+		h.log.Warn("a request was lost", "request_id", s.id, "cause", lost.Cause)
+		s.set(headerLost, lost.Cause)
+		s.failure(http.StatusBadGateway, lost.Cause)
 	default:
-		h.log.Error("a request failed", "request_id", id, "error", err)
-		const text = "An unexpected internal error occurred. Check the logs for more info."
-		writeFailure(w, r, http.StatusInternalServerError, text)
+		h.log.Error("a request failed", "request_id", s.id, "error", err)
+		s.failure(http.StatusInternalServerError, "An unexpected internal error occurred. Check the logs for more info.")
 	}
 }
 
-// oneLine keeps a header field in one line.
-func oneLine(r rune) rune {
-	if r < ' ' || r == 0x7f {
-		return ' '
-	}
-	return r
-}
-
-// endToEnd is the header without what belongs to the connection.
-func endToEnd(header http.Header) []inference.Field {
-	named := make(map[string]bool)
-	for _, value := range header.Values("Connection") {
-		for name := range strings.SplitSeq(value, ",") {
-			named[http.CanonicalHeaderKey(strings.TrimSpace(name))] = true
-		}
-	}
-	fields := make([]inference.Field, 0, len(header))
-	for name, values := range header {
-		if named[name] {
+// endToEnd is the header without what a Connection field names. What belongs to every connection is left out by the pool.
+func endToEnd(header []http1.Field) []inference.Field {
+	fields := header
+	for _, f := range header {
+		if !strings.EqualFold(f.Name, "connection") {
 			continue
 		}
-		for _, value := range values {
-			fields = append(fields, inference.Field{Name: name, Value: value})
+		for name := range strings.SplitSeq(f.Value, ",") {
+			name = strings.TrimSpace(name)
+			fields = slices.DeleteFunc(slices.Clone(fields), func(f http1.Field) bool { return strings.EqualFold(f.Name, name) })
 		}
 	}
 	return fields
 }
 
 // pass copies the body; a stream is flushed as it comes.
-func pass(w http.ResponseWriter, answer *inference.Answer) error {
-	if answer.ContentLength >= 0 {
-		_, err := io.Copy(w, answer.Body)
-		return err
-	}
-	controller := http.NewResponseController(w)
-	buffer := make([]byte, 32<<10)
+func (s *scoring) pass(answer *inference.Answer) error {
 	for {
-		n, err := answer.Body.Read(buffer)
+		n, err := answer.Body.Read(s.chunk)
 		if n > 0 {
-			if _, err := w.Write(buffer[:n]); err != nil {
+			if err := s.write(s.chunk[:n]); err != nil {
 				return err
 			}
-			if err := controller.Flush(); err != nil {
-				return err
+			if s.stream {
+				if err := s.Flush(); err != nil {
+					return err
+				}
 			}
 		}
 		if errors.Is(err, io.EOF) {
@@ -325,27 +356,30 @@ func pass(w http.ResponseWriter, answer *inference.Answer) error {
 	}
 }
 
-// writeFailure writes an error in the form of the protocol that the path belongs to.
-func writeFailure(w http.ResponseWriter, r *http.Request, status int, message string) {
-	member := "message"
-	if strings.HasPrefix(r.URL.Path, protocolPrefix+"/") {
-		member = "error"
+// failure writes an error in the form of the protocol that the path belongs to.
+func (s *scoring) failure(status int, message string) { s.fail(status, s.member(), message, false) }
+
+// hangUp does so when what is left of the request cannot be read, and ends the connection.
+func (s *scoring) hangUp(status int, message string) { s.fail(status, s.member(), message, true) }
+
+func (s *scoring) message(status int, message string) { s.fail(status, "message", message, false) }
+
+func (s *scoring) member() string {
+	if strings.HasPrefix(s.path, protocolPrefix+"/") {
+		return "error"
 	}
-	writeError(w, status, member, message)
+	return "message"
 }
 
-func writeMessage(w http.ResponseWriter, status int, message string) {
-	writeError(w, status, "message", message)
+func (s *scoring) fail(status int, member, message string, hangUp bool) {
+	s.set("X-Ms-Run-Function-Failed", "False")
+	s.document(status, "application/json", errorDocument(member, message), hangUp)
 }
 
-func writeError(w http.ResponseWriter, status int, member, message string) {
+func errorDocument(member, message string) string {
 	doc, err := json.Marshal(map[string]string{member: message})
-	if err != nil { // a string always has a JSON form
-		status, doc = http.StatusInternalServerError, []byte("{}")
+	if err != nil {
+		panic(err) // a string always has a JSON form
 	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("X-Ms-Run-Function-Failed", "False")
-	w.Header().Set("Content-Length", strconv.Itoa(len(doc)))
-	w.WriteHeader(status)
-	_, _ = w.Write(doc) // a caller that hung up learns nothing
+	return string(doc)
 }

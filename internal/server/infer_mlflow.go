@@ -1,9 +1,9 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -51,14 +51,14 @@ func (c *InferConfig) findModel() error {
 }
 
 // serveMLflow has the routes of MLflow's own scoring server beside those of Azure's. False: the path is none of them.
-func (h *inferHandler) serveMLflow(w http.ResponseWriter, r *http.Request) bool {
-	switch r.URL.Path {
+func (h *inferHandler) serveMLflow(ctx context.Context, s *scoring) bool {
+	switch s.path {
 	case "/invocations":
-		h.serve(w, r, http.MethodPost)
+		h.serve(ctx, s, http.MethodPost)
 	case "/version":
-		h.serve(w, r, http.MethodGet)
+		h.serve(ctx, s, http.MethodGet)
 	case "/ping", "/health":
-		h.ping(w, r)
+		h.ping(s)
 	default:
 		return false
 	}
@@ -66,14 +66,14 @@ func (h *inferHandler) serveMLflow(w http.ResponseWriter, r *http.Request) bool 
 }
 
 // ping answers for the worker, so that a long request does not make the instance look dead.
-func (h *inferHandler) ping(w http.ResponseWriter, r *http.Request) {
-	if r.Method != http.MethodGet {
-		writeMessage(w, http.StatusMethodNotAllowed, notAllowed)
+func (h *inferHandler) ping(s *scoring) {
+	if s.Method != http.MethodGet {
+		s.message(http.StatusMethodNotAllowed, notAllowed)
 		return
 	}
-	w.Header().Set("Content-Type", "application/json")
+	status := http.StatusOK
 	if h.instance.current.Load().Status().State != inference.StateReady {
-		w.WriteHeader(http.StatusServiceUnavailable)
+		status = http.StatusServiceUnavailable
 	}
-	_, _ = io.WriteString(w, "\n") // a prober that hung up learns nothing
+	s.document(status, "application/json", "\n", false)
 }
