@@ -136,14 +136,14 @@ def _read_torch(path: str) -> Any:
     return model
 
 
-def _table(given: Any, columns: int, names: list[str]) -> tuple[Any, bool]:
+def _table(given: Any, columns: int, names: list[str], kind: Any = np.float32) -> tuple[Any, bool]:
     """Samples as a DataFrame when they have names and types, else as a matrix; made up when there are none."""
     if given is None:
         if names:
             raise Refused("the model takes columns by name, for which nothing sensible can be made up; give --samples")
         if not columns:
             raise Refused("the model does not say how many features it takes; give --samples")
-        return np.random.default_rng(samples.SEED).standard_normal((64, columns)).astype(np.float32), True
+        return np.random.default_rng(samples.SEED).standard_normal((64, columns)).astype(kind), True
     if isinstance(given, dict) and "data" in given and "columns" in given:
         import pandas  # type: ignore[import-untyped]
 
@@ -163,20 +163,25 @@ def _table(given: Any, columns: int, names: list[str]) -> tuple[Any, bool]:
         import pandas
 
         return pandas.DataFrame(array, columns=names), False
-    return array.astype(np.float32), False
+    return array.astype(kind), False
 
 
 def _sklearn(model: Any, given: Any, opset: int, step: str) -> tuple[Any, list[Any], list[Any], bool]:
     from skl2onnx import to_onnx
-    from skl2onnx.common.data_types import FloatTensorType, Int64TensorType, StringTensorType
+    from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType, Int64TensorType, StringTensorType
 
+    centers = getattr(getattr(model, "steps", [("", model)])[-1][1], "cluster_centers_", None)
+    # Of clusters the square of a distance is a difference of large numbers, and they take no other numbers than those
+    # of the precision in which they were fitted.
+    kind = np.float32 if centers is None else centers.dtype.type
+    real = DoubleTensorType if kind == np.float64 else FloatTensorType
     names = [str(n) for n in getattr(model, "feature_names_in_", [])]
-    table, made_up = _table(given, int(getattr(model, "n_features_in_", 0)), names if _by_name(model) else [])
+    table, made_up = _table(given, int(getattr(model, "n_features_in_", 0)), names if _by_name(model) else [], kind)
     if isinstance(table, np.ndarray):
-        types, feed = [("input", FloatTensorType([None, table.shape[1]]))], [table]
+        types, feed = [("input", real([None, table.shape[1]]))], [table]
     elif not _by_name(model):
-        table = table.to_numpy().astype(np.float32)
-        types, feed = [("input", FloatTensorType([None, table.shape[1]]))], [table]
+        table = table.to_numpy().astype(kind)
+        types, feed = [("input", real([None, table.shape[1]]))], [table]
         if names:
             import pandas
 
@@ -184,12 +189,12 @@ def _sklearn(model: Any, given: Any, opset: int, step: str) -> tuple[Any, list[A
     else:
         types, feed = [], []
         for name in table.columns:
-            kind = table[name].dtype
-            if np.issubdtype(kind, np.floating) if isinstance(kind, np.dtype) else False:
-                table[name] = table[name].astype(np.float32)
-                types.append((str(name), FloatTensorType([None, 1])))
+            own = table[name].dtype
+            if np.issubdtype(own, np.floating) if isinstance(own, np.dtype) else False:
+                table[name] = table[name].astype(kind)
+                types.append((str(name), real([None, 1])))
                 feed.append(table[name].to_numpy().reshape(-1, 1))
-            elif np.issubdtype(kind, np.integer) if isinstance(kind, np.dtype) else False:
+            elif np.issubdtype(own, np.integer) if isinstance(own, np.dtype) else False:
                 types.append((str(name), Int64TensorType([None, 1])))
                 feed.append(table[name].to_numpy().astype(np.int64).reshape(-1, 1))
             else:
@@ -205,7 +210,18 @@ def _sklearn(model: Any, given: Any, opset: int, step: str) -> tuple[Any, list[A
     expected = [model.transform(table)] if not hasattr(model, "predict") else [model.predict(table)]
     if hasattr(model, "predict_proba"):
         expected.append(model.predict_proba(table))
+    elif centers is not None and hasattr(model, "transform"):
+        _roots_of_positive(document.graph)
+        expected.append(model.transform(table))
     return document, feed, [_dense(e) for e in expected], made_up
+
+
+def _roots_of_positive(graph: Any) -> None:
+    """Where a row lies on a center its squared distance may be computed as less than zero, whose root is no number."""
+    for node in [n for n in graph.node if n.op_type == "Sqrt"]:
+        positive = onnx.helper.make_node("Relu", [node.input[0]], [f"{node.input[0]}_positive"])
+        node.input[0] = positive.output[0]
+        graph.node.insert(list(graph.node).index(node), positive)
 
 
 def _by_name(model: Any) -> bool:

@@ -77,6 +77,35 @@ def test_sklearn(tmp_path: Path, model: Any) -> None:
             assert np.allclose(first, model.predict(ROWS), atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_clusters(tmp_path: Path, kind: Any, scaled: bool) -> None:
+    """They take numbers of the precision in which they were fitted, and give labels and distances."""
+    from sklearn.cluster import KMeans
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    # In 64 bits distances that are small beside the numbers are right, too.
+    far = (ROWS * 10 + (1000 if kind == np.float64 else 0)).astype(kind)
+    clusters = KMeans(3, n_init=2, random_state=1)
+    model = make_pipeline(StandardScaler(), clusters) if scaled else clusters
+    model.fit(far)
+    centers = clusters.cluster_centers_
+    centers = model.steps[0][1].inverse_transform(centers) if scaled else centers
+    rows = np.concatenate([far, centers.astype(kind)])
+    target = tmp_path / "model.onnx"
+    given = ["--samples", samples(tmp_path, rows.tolist())] if kind == np.float64 else []
+    status, report = tool(tmp_path, "convert", saved(tmp_path, model), target, *given)
+    assert status == 0, report
+    session = onnxruntime.InferenceSession(str(target))
+    assert session.get_inputs()[0].type == ("tensor(double)" if kind == np.float64 else "tensor(float)")
+    labels, distances = session.run(None, {session.get_inputs()[0].name: rows})
+    assert np.isfinite(distances).all()
+    assert (labels == model.predict(rows)).all()
+    if kind == np.float64:
+        assert np.allclose(distances, model.transform(rows), atol=1e-4)
+
+
 def test_columns_by_name(tmp_path: Path) -> None:
     import pandas
     from sklearn.compose import ColumnTransformer
