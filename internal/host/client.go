@@ -185,6 +185,66 @@ func (c *Client) Listen(ctx context.Context, name, network, address string) (net
 }
 
 func (c *Client) listen(ctx context.Context, req *request) (net.Listener, error) {
+	file, err := c.passed(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	l, err := net.FileListener(file)
+	if err != nil {
+		return nil, fmt.Errorf("use the passed socket: %w", err)
+	}
+	if u, ok := l.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(false) // the path belongs to the supervisor
+	}
+	return l, nil
+}
+
+// DialIn connects to a TCP port on the loopback of a running process that has a Root. An error with ECONNREFUSED says
+// that nothing listens there, ErrNotFound that there is no such process.
+func (c *Client) DialIn(ctx context.Context, id string, port int) (net.Conn, error) {
+	file, err := c.passed(ctx, &request{Verb: verbSocket, ID: id})
+	if err != nil {
+		return nil, fmt.Errorf("connect to port %d of %s: %w", port, id, err)
+	}
+	defer file.Close()
+	conn, err := connectLoopback(ctx, file, port)
+	if err != nil {
+		return nil, fmt.Errorf("connect to port %d of %s: %w", port, id, orContext(ctx, err))
+	}
+	return conn, nil
+}
+
+// connectLoopback connects a socket that does not block, wherever its loopback is.
+func connectLoopback(ctx context.Context, file *os.File, port int) (net.Conn, error) {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = file.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	begun := false
+	var failed error
+	err = raw.Write(func(fd uintptr) bool {
+		if !begun {
+			begun = true
+			failed = unix.Connect(int(fd), &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}})
+			return !errors.Is(failed, unix.EINPROGRESS)
+		}
+		var status int
+		if status, failed = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR); failed == nil && status != 0 {
+			failed = syscall.Errno(status)
+		}
+		return true
+	})
+	if err = errors.Join(err, failed); err != nil {
+		return nil, err
+	}
+	return net.FileConn(file)
+}
+
+// passed asks a question that is answered with a descriptor.
+func (c *Client) passed(ctx context.Context, req *request) (*os.File, error) {
 	release, err := c.turn(ctx)
 	if err != nil {
 		return nil, err
@@ -209,20 +269,13 @@ func (c *Client) listen(ctx context.Context, req *request) (net.Listener, error)
 	if err == nil && rr.file == nil {
 		err = fmt.Errorf("%w: the answer holds no socket", ErrInternal)
 	}
-	if rr.file != nil {
-		defer rr.file.Close()
-	}
 	if err != nil {
+		if rr.file != nil {
+			_ = rr.file.Close()
+		}
 		return nil, orContext(ctx, err)
 	}
-	l, err := net.FileListener(rr.file)
-	if err != nil {
-		return nil, fmt.Errorf("use the passed socket: %w", err)
-	}
-	if u, ok := l.(*net.UnixListener); ok {
-		u.SetUnlinkOnClose(false) // the path belongs to the supervisor
-	}
-	return l, nil
+	return rr.file, nil
 }
 
 // Shutdown ends every process (SIGTERM, after grace SIGKILL), then the supervisor, and waits for that.

@@ -9,6 +9,7 @@ const initName = "portico-host-init"
 type enclosure struct {
 	first    *child   // the namespace's first process, nil if it was not started
 	lifeline *os.File // its end of the supervisor's life
+	proc     bool     // the first process has mounted the namespace's own /proc, for itself alone
 }
 
 // died tells that the namespace is gone; never, without one.

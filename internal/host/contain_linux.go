@@ -18,6 +18,12 @@ import (
 
 const initTimeout = 10 * time.Second
 
+// What the first process says when it can bury: also whether it could mount the namespace's /proc.
+const (
+	initGo   byte = 'g'
+	initBare byte = 'b'
+)
+
 // contain moves the processes that the forking thread starts from now on into a new process namespace.
 func (s *supervisor) contain() (*enclosure, error) {
 	null, err := os.Open(os.DevNull)
@@ -30,7 +36,7 @@ func (s *supervisor) contain() (*enclosure, error) {
 		return nil, err
 	}
 	attr := &syscall.ProcAttr{
-		Dir: "/", Env: []string{}, Sys: &syscall.SysProcAttr{Setsid: true},
+		Dir: "/", Env: []string{}, Sys: &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNS},
 		Files: []uintptr{null.Fd(), 2, 2, theirs.Fd()},
 	}
 	e := &enclosure{lifeline: ours}
@@ -43,7 +49,9 @@ func (s *supervisor) contain() (*enclosure, error) {
 	_ = theirs.Close()
 	if err == nil { // until it says so it may not yet be able to bury
 		_ = ours.SetReadDeadline(time.Now().Add(initTimeout))
-		_, err = ours.Read(make([]byte, 1))
+		said := make([]byte, 1)
+		_, err = ours.Read(said)
+		e.proc = said[0] == initGo
 	}
 	if err != nil {
 		e.close()
@@ -69,7 +77,11 @@ func initMain() {
 		var b [1]byte
 		_, _ = lifeline.Read(b[:]) // nothing is ever sent: the end of the supervisor ends it
 	}()
-	if _, err := lifeline.Write([]byte{stageGo}); err != nil {
+	word := initBare
+	if mountOwnProc() == nil {
+		word = initGo
+	}
+	if _, err := lifeline.Write([]byte{word}); err != nil {
 		return
 	}
 	for {
@@ -80,6 +92,15 @@ func initMain() {
 			return
 		}
 	}
+}
+
+// mountOwnProc mounts the /proc of this process's namespace where nobody but this process sees it: roots of their own
+// are given a copy of the mount.
+func mountOwnProc() error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return err
+	}
+	return unix.Mount("portico", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, procOptions())
 }
 
 func buryAll() {

@@ -45,6 +45,7 @@ func (s *supervisor) attend(p *proc) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	p.root.close()
 	exit := exitOf(d)
 	exit.OOMKilled = oom && !p.killed && exit.Code != 0
 	exit.Tail = p.log.lastLines()

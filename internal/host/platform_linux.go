@@ -51,8 +51,8 @@ func (p *platform) close() {
 }
 
 // capabilities finds out what is in force: contain makes a process namespace, probe a
-// sandbox, forks the namespaces of a fork in one, and each says why it cannot.
-func (p *platform) capabilities(contain, probe, forks func() error) Capabilities {
+// sandbox, forks the namespaces of a fork in one, roots a root of its own, and each says why it cannot.
+func (p *platform) capabilities(contain, probe, forks, roots func() error) Capabilities {
 	c := Capabilities{
 		Users: p.users != nil, Memory: p.cgroups.has("memory"), CPU: p.cgroups.has("cpu"), Pids: p.cgroups.has("pids"),
 		Tracked: len(p.cgroups.hierarchies) > 0,
@@ -74,6 +74,14 @@ func (p *platform) capabilities(contain, probe, forks func() error) Capabilities
 		reduce("workers are executed, not forked: %v", err)
 	} else {
 		c.Forks = true
+	}
+	err := p.usersWhy
+	if c.Users {
+		err = roots()
+	}
+	if err != nil {
+		c.NoRoots = err.Error()
+		reduce("images cannot run: %v", err)
 	}
 	for _, l := range []struct {
 		have bool

@@ -48,12 +48,13 @@ func newPlatform(context.Context, Config, string) (*platform, error) { return &p
 
 func (p *platform) close() {}
 
-func (p *platform) capabilities(_, _, _ func() error) Capabilities {
-	return Capabilities{Reductions: []string{
+func (p *platform) capabilities(_, _, _, _ func() error) Capabilities {
+	return Capabilities{NoRoots: errNoRoots.Error(), Reductions: []string{
 		"user code runs as the host's own user and sees its files: " + errNoIsolation.Error(),
 		"memory, CPU and process limits are not enforced: " + errNoIsolation.Error(),
 		"children that leave their process group are not found: " + errNoIsolation.Error(),
 		"workers are executed, not forked: " + errNoFork.Error(),
+		"images cannot run: " + errNoRoots.Error(),
 	}}
 }
 

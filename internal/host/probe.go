@@ -20,11 +20,15 @@ func (s *supervisor) probeSandbox(ctx context.Context, forks bool) error {
 	}
 	defer files.close()
 	plan := &stagePlan{UID: lease.uid, Sandbox: s.platform.sandboxDir, Probe: true, Forks: forks}
-	if err := s.fork(p, plan, files); err != nil {
+	if err := s.fork(p, stageAttr(true), files, nil); err != nil {
 		return err
 	}
-	err = s.converse(p, plan, files.stage)
-	if err != nil {
+	return s.endProbe(ctx, p, plan, files)
+}
+
+// endProbe lets a stage that is a probe build what its plan says, and waits for its end.
+func (s *supervisor) endProbe(ctx context.Context, p *proc, plan *stagePlan, files *inherited) error {
+	if err := s.converse(p, plan, files.stage); err != nil {
 		s.abandon(p)
 		return err
 	}

@@ -73,6 +73,9 @@ type ProcessSpec struct {
 	// From is the id of a running fork server from which the process is forked instead of executed: Argv[1:], Env, Dir
 	// and all else are what it finds afterwards. ErrFork: that is not possible.
 	From string
+	// Root gives the process a root file system and a network of its own; Argv[0] may then be a name that is looked for in
+	// Env's PATH inside, and every View needs At. Nil: it sees the machine's, as far as its User may.
+	Root *Root
 }
 
 // PageBytes is the size of a status page.
@@ -163,6 +166,8 @@ type Capabilities struct {
 	// processes themselves, and what they started in turn waits for KillRecorded.
 	Contained bool `json:"contained"`
 	Forks     bool `json:"forks"` // processes can be forked from fork servers, as isolated as others
+	// NoRoots says why processes cannot have a root of their own; empty: they can.
+	NoRoots string `json:"no_roots,omitempty"`
 	// Reductions says in one sentence each what is missing and why.
 	Reductions []string `json:"reductions,omitempty"`
 }
@@ -219,6 +224,9 @@ func (s *ProcessSpec) check() error {
 	for _, p := range []struct{ what, path string }{
 		{"argv[0]", s.Argv[0]}, {"dir", s.Dir}, {"socket", s.Socket}, {"page", s.Page}, {"log.dir", s.Log.Dir},
 	} {
+		if s.Root != nil && p.what == "argv[0]" && p.path != "" && !strings.Contains(p.path, "/") {
+			continue
+		}
 		if p.path != "" && !cleanAbs(p.path) || p.path == "" && p.what == "argv[0]" {
 			return bad("%s must be an absolute, clean path", p.what)
 		}
@@ -226,6 +234,11 @@ func (s *ProcessSpec) check() error {
 	for _, v := range s.View {
 		if !cleanAbs(v.Path) || v.Path == "/" || v.At != "" && (!cleanAbs(v.At) || v.At == "/") {
 			return bad("view %.200q must be an absolute, clean path below the root", v.Path)
+		}
+	}
+	if s.Root != nil {
+		if err := s.Root.check(s); err != nil {
+			return err
 		}
 	}
 	for _, a := range s.Argv {

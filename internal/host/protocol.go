@@ -34,6 +34,7 @@ const (
 	verbWatch    verb = "watch"
 	verbListen   verb = "listen"
 	verbUnlisten verb = "unlisten"
+	verbSocket   verb = "socket"
 	verbForget   verb = "forget"
 	verbShutdown verb = "shutdown"
 )
@@ -74,12 +75,13 @@ type wireSpec struct {
 	Log    LogSpec           `json:"log,omitzero"`
 	Forks  *ForkSpec         `json:"forks,omitempty"`
 	From   string            `json:"from,omitempty"`
+	Root   *Root             `json:"root,omitempty"`
 }
 
 func toWire(s ProcessSpec) *wireSpec {
 	w := &wireSpec{
 		ID: s.ID, Labels: s.Labels, Argv: s.Argv, Dir: s.Dir, User: s.User, Limits: s.Limits, View: s.View,
-		Socket: s.Socket, Page: s.Page, Log: s.Log, Forks: s.Forks, From: s.From, Env: make(map[string]string, len(s.Env)),
+		Socket: s.Socket, Page: s.Page, Log: s.Log, Forks: s.Forks, From: s.From, Root: s.Root, Env: make(map[string]string, len(s.Env)),
 	}
 	for k, v := range s.Env {
 		w.Env[k] = v.Reveal()
@@ -90,7 +92,7 @@ func toWire(s ProcessSpec) *wireSpec {
 func (w *wireSpec) spec() ProcessSpec {
 	s := ProcessSpec{
 		ID: w.ID, Labels: w.Labels, Argv: w.Argv, Dir: w.Dir, User: w.User, Limits: w.Limits, View: w.View,
-		Socket: w.Socket, Page: w.Page, Log: w.Log, Forks: w.Forks, From: w.From,
+		Socket: w.Socket, Page: w.Page, Log: w.Log, Forks: w.Forks, From: w.From, Root: w.Root,
 		Env: make(map[string]online.Secret, len(w.Env)),
 	}
 	for k, v := range w.Env {

@@ -32,6 +32,11 @@ var etcPaths = []string{
 // hardwarePaths tell numeric libraries how many cores there are.
 var hardwarePaths = []string{"/sys/devices/system/cpu", "/sys/devices/system/node"}
 
+// deviceLinks are what /dev has beside devices.
+var deviceLinks = map[string]string{
+	"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
+}
+
 var devicePaths = []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"}
 
 // sandbox is a file system tree while it is built: mounts below dir, which becomes the root.
@@ -49,6 +54,12 @@ type mountRule struct {
 
 // isolate makes this thread what the plan says: another root, another user, no privileges.
 func isolate(plan *stagePlan) error {
+	if plan.Root != nil {
+		if err := enterRoot(plan.Root); err != nil {
+			return fmt.Errorf("file system: %w", err)
+		}
+		return nil
+	}
 	if plan.Sandbox != "" {
 		if err := enterSandbox(plan); err != nil {
 			return fmt.Errorf("file system: %w", err)
@@ -113,11 +124,8 @@ func (s *sandbox) links() error {
 	if err := s.root.MkdirAll("dev", 0o755); err != nil {
 		return err
 	}
-	for name, target := range map[string]string{
-		"dev/fd": "/proc/self/fd", "dev/stdin": "/proc/self/fd/0",
-		"dev/stdout": "/proc/self/fd/1", "dev/stderr": "/proc/self/fd/2",
-	} {
-		if err := s.root.Symlink(target, name); err != nil {
+	for name, target := range deviceLinks {
+		if err := s.root.Symlink(target, "dev/"+name); err != nil {
 			return err
 		}
 	}
@@ -312,13 +320,8 @@ func (s *sandbox) pivot() error {
 
 // dropPrivileges makes this thread a user without groups, capabilities, or a way to get any.
 func dropPrivileges(uid int) error {
-	for c := uintptr(0); c < 64; c++ {
-		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
-			if errors.Is(err, unix.EINVAL) && c > 0 {
-				break // beyond the kernel's last capability
-			}
-			return fmt.Errorf("drop capability %d: %w", c, err)
-		}
+	if err := dropBounds(); err != nil {
+		return err
 	}
 	// The raw calls change this thread only, and only it will live past exec.
 	if _, _, e := unix.RawSyscall(unix.SYS_SETGROUPS, 0, 0, 0); e != 0 {
@@ -332,6 +335,24 @@ func dropPrivileges(uid int) error {
 		return fmt.Errorf("set user id: %w", e)
 	}
 	// Leaving user id 0 emptied the other sets; the inheritable one is left.
+	return dropCapabilities()
+}
+
+// dropBounds takes away what a program could give this thread.
+func dropBounds() error {
+	for c := uintptr(0); c < 64; c++ {
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
+			if errors.Is(err, unix.EINVAL) && c > 0 {
+				break // beyond the kernel's last capability
+			}
+			return fmt.Errorf("drop capability %d: %w", c, err)
+		}
+	}
+	return nil
+}
+
+// dropCapabilities takes away what this thread has, and every way to get any.
+func dropCapabilities() error {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var none [2]unix.CapUserData
 	if err := unix.Capset(&header, &none[0]); err != nil {

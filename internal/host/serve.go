@@ -90,6 +90,8 @@ func (s *supervisor) dispatch(ctx context.Context, conn *net.UnixConn, req *requ
 		return s.watch(ctx, conn)
 	case verbListen:
 		return s.listen(ctx, conn, req)
+	case verbSocket:
+		return s.socket(conn, req)
 	case verbStart:
 		if req.Spec == nil {
 			return fmt.Errorf("%w: no spec", ErrBadRequest)

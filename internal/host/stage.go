@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 	"sort"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +25,7 @@ import (
 const (
 	stageName              = "portico-host-stage"
 	stageFD                = 5
+	firstTreeFD            = stageFD + 1
 	maxStagePlanBytes      = maxMessageBytes + 1<<20
 	exitStageFailed        = 125
 	stageGo           byte = 'g'
@@ -38,6 +41,13 @@ type stagePlan struct {
 	View    []binding         `json:"view,omitempty"`
 	Probe   bool              `json:"probe,omitempty"` // build everything, then end
 	Forks   bool              `json:"forks,omitempty"` // before that, make the namespaces of a fork
+	Root    *rootPlan         `json:"root,omitempty"`  // a root of its own: Sandbox, View and UID are empty then
+}
+
+// rootPlan says where the mounts belong that the stage inherited, from descriptor firstTreeFD on; the first is the root.
+type rootPlan struct {
+	At       []string `json:"at"`
+	Hostname string   `json:"hostname"`
 }
 
 // stageReport says that all is ready, or why not.
@@ -120,10 +130,29 @@ func stage(control *os.File) error {
 		env = append(env, k+"="+v)
 	}
 	sort.Strings(env)
-	if err := syscall.Exec(plan.Argv[0], plan.Argv, env); err != nil {
+	program, err := findProgram(plan)
+	if err != nil {
+		return err
+	}
+	if err := syscall.Exec(program, plan.Argv, env); err != nil {
 		return fmt.Errorf("execute %s: %w", strconv.Quote(plan.Argv[0]), err)
 	}
 	return nil
+}
+
+// findProgram finds a program in the root of its own: a name is looked for in PATH, as a shell does.
+func findProgram(plan stagePlan) (string, error) {
+	name := plan.Argv[0]
+	if plan.Root == nil || strings.Contains(name, "/") {
+		return name, nil
+	}
+	for _, dir := range filepath.SplitList(plan.Env["PATH"]) {
+		path := filepath.Join(dir, name)
+		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("execute %s: it is in no directory of PATH", strconv.Quote(name))
 }
 
 // onExec applies act to every descriptor from first on that exec would pass on.

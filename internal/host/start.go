@@ -37,6 +37,7 @@ type proc struct {
 	out    *os.File // read end of its output
 	pumped chan struct{}
 	page   *page
+	root   *ownRoot    // nil for those that see the machine's
 	forks  *forkServer // nil for all others
 	// Of these two the supervisor's lock is held.
 	running bool
@@ -204,6 +205,9 @@ func (s *supervisor) setUp(ctx context.Context, p *proc, spec *ProcessSpec) (err
 
 // separate gives the process a user id and a file system, as far as the machine allows.
 func (s *supervisor) separate(p *proc, spec *ProcessSpec, plan *stagePlan, undo *undoing) error {
+	if spec.Root != nil && s.capable.NoRoots != "" {
+		return fmt.Errorf("images cannot run on this machine: %s", s.capable.NoRoots)
+	}
 	if !s.capable.Users {
 		return nil
 	}
@@ -216,6 +220,14 @@ func (s *supervisor) separate(p *proc, spec *ProcessSpec, plan *stagePlan, undo 
 	shown, err := give(spec.View, lease.uid)
 	if err != nil {
 		return err
+	}
+	if spec.Root != nil {
+		if p.root, err = s.makeRoot(spec.Root, lease.uid, shown); err != nil {
+			return fmt.Errorf("root: %w", err)
+		}
+		undo.add(p.root.close)
+		plan.UID = 0
+		return nil
 	}
 	if s.capable.Mounts {
 		plan.Sandbox, plan.View = s.platform.sandboxDir, shown
@@ -344,15 +356,18 @@ func removeSocket(path string) {
 	}
 }
 
-// fork starts the stage of p.
-func (s *supervisor) fork(p *proc, plan *stagePlan, files *inherited) error {
-	attr := &syscall.ProcAttr{Dir: "/", Env: []string{}, Sys: stageAttr(plan.Sandbox != "")}
+// fork starts the stage of p. What is in more follows what it inherits anyway.
+func (s *supervisor) fork(p *proc, sys *syscall.SysProcAttr, files *inherited, more []*os.File) error {
+	attr := &syscall.ProcAttr{Dir: "/", Env: []string{}, Sys: sys}
 	for _, f := range files.files {
 		fd := ^uintptr(0)
 		if f != nil {
 			fd = f.Fd()
 		}
 		attr.Files = append(attr.Files, fd)
+	}
+	for _, f := range more {
+		attr.Files = append(attr.Files, f.Fd())
 	}
 	exe, err := stageProgram()
 	if err != nil {
@@ -371,10 +386,23 @@ func (s *supervisor) fork(p *proc, plan *stagePlan, files *inherited) error {
 
 // runStage forks the stage, records it, and lets it become the program.
 func (s *supervisor) runStage(p *proc, plan *stagePlan, files *inherited, undo *undoing) error {
-	if err := s.fork(p, plan, files); err != nil {
+	sys, trees := stageAttr(plan.Sandbox != ""), []*os.File(nil)
+	if p.root != nil {
+		sys, trees = p.root.attr(), p.root.enter(plan)
+		// A program that opens its output by name must be allowed to.
+		if err := files.files[1].Chown(p.rec.UID, p.rec.UID); err != nil {
+			return fmt.Errorf("output: %w", err)
+		}
+	}
+	if err := s.fork(p, sys, files, trees); err != nil {
 		return err
 	}
 	undo.add(func() { s.abandon(p) })
+	if p.root != nil {
+		if err := p.root.started(p.rec.PID); err != nil {
+			return err
+		}
+	}
 	if err := enterCgroups(p.rec.Cgroups, p.rec.PID); err != nil {
 		return err
 	}

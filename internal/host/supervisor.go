@@ -127,13 +127,14 @@ func (s *supervisor) run(ctx context.Context) error {
 		close(stopReaping)
 		<-reaping
 	}()
+	s.mounts = newMounter()
+	defer s.mounts.close()
 	s.capable = s.platform.capabilities(
 		func() (err error) { s.inside, err = s.contain(); return err },
 		func() error { return s.probeSandbox(ctx, false) },
 		func() error { return s.probeSandbox(ctx, true) },
+		func() error { return s.probeRoot(ctx) },
 	)
-	s.mounts = newMounter()
-	defer s.mounts.close()
 	defer s.inside.close()
 	return s.serveUntilEnd(ctx)
 }

@@ -1,0 +1,205 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"portico/internal/online"
+)
+
+// rooted is a rig whose machine gives processes roots of their own.
+func rooted(t *testing.T) *rig {
+	t.Helper()
+	r := sandboxed(t)
+	if why := r.Info().Capabilities.NoRoots; why != "" {
+		t.Skip("no roots of their own here: ", why)
+	}
+	return r
+}
+
+// tree makes a root file system with one static program, which this repository has: the Go tool builds it.
+func tree(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", filepath.Join(dir, "bin", "inside"), "./testdata/inside")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for name, text := range map[string]string{"etc/passwd": "root:x:0:0::/root:/bin/sh\n", "data/file": "from the tree"} {
+		if err := os.MkdirAll(filepath.Join(dir, filepath.Dir(name)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for link, to := range map[string]string{"etc/resolv.conf": "/run/nowhere", "var": "/data/../../../../data", "etc/hosts": "../../../../../etc/hosts"} {
+		if err := os.Symlink(to, filepath.Join(dir, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// inTree is a specification of the program of a tree.
+func (r *rig) inTree(id, tree string, uid int, args ...string) ProcessSpec {
+	r.t.Helper()
+	scratch := filepath.Join(r.cfg.DataDir, "scratch", id)
+	if err := os.MkdirAll(scratch, 0o700); err != nil {
+		r.t.Fatal(err)
+	}
+	return ProcessSpec{
+		ID: id, Argv: append([]string{"inside"}, args...), User: UserSeparate,
+		Env:  map[string]online.Secret{"PATH": "/usr/bin:/bin", "SECRET": "quite"},
+		Root: &Root{Tree: tree, Scratch: scratch, UID: uid, GID: uid, Hostname: id},
+		Log:  LogSpec{Dir: filepath.Join(r.cfg.DataDir, "log", id)},
+	}
+}
+
+func TestRootOfItsOwn(t *testing.T) {
+	r := rooted(t)
+	tree := tree(t)
+	model := filepath.Join(r.cfg.DataDir, "model")
+	if err := os.Mkdir(model, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(model, "words"), []byte("of the model"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, uid := range []int{0, 1000} {
+		t.Run(fmt.Sprint(uid), func(t *testing.T) {
+			id := fmt.Sprintf("look-%d", uid)
+			spec := r.inTree(id, tree, uid, "look")
+			spec.View = []View{{Path: model, At: "/var/models/m/1"}}
+			p, err := r.Start(r.ctx, spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			exit := r.exit(id)
+			said := r.output(id)
+			if exit.Code != 0 {
+				t.Fatalf("exit %+v\n%s", exit, said)
+			}
+			for _, want := range []string{
+				fmt.Sprintf("ids %d %d []", uid, uid), "hostname " + id, "model of the model", "file from the tree",
+				"CapEff 0000000000000000", "CapBnd 0000000000000000", "NoNewPrivs 1", "write / ok", "write /etc ok", "write /data ok",
+				"write /tmp ok", "write /dev/shm ok", "write /var/models/m/1 refused", "write /dev/stdout ok", "device /dev/null ok",
+				"processes 1", "interfaces [lo]", "mount refused", "device node refused", "hosts 127.0.0.1 localhost", "owner of / " + fmt.Sprint(uid),
+			} {
+				if !strings.Contains(said, want+"\n") {
+					t.Errorf("it does not say %q", want)
+				}
+			}
+			if strings.Contains(said, "outside") || t.Failed() {
+				t.Errorf("it says:\n%s", said)
+			}
+			if p.UID < 60000 {
+				t.Errorf("outside it is user %d", p.UID)
+			}
+			if _, err := os.Stat(filepath.Join(tree, "new")); err == nil {
+				t.Error("the tree was changed")
+			}
+		})
+	}
+}
+
+// TestRootNetwork has two processes that listen on one port.
+func TestRootNetwork(t *testing.T) {
+	r := rooted(t)
+	tree := tree(t)
+	for _, id := range []string{"one", "two"} {
+		if _, err := r.Start(r.ctx, r.inTree(id, tree, 1000, "serve", "80")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, id := range []string{"one", "two", "one"} {
+		if got := r.read(id, 80); got != "this is "+id {
+			t.Errorf("%s says %q", id, got)
+		}
+	}
+	if _, err := r.DialIn(r.ctx, "one", 81); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("a port without a listener: %v", err)
+	}
+	if _, err := r.DialIn(r.ctx, "three", 80); !errors.Is(err, ErrNotFound) {
+		t.Errorf("no such process: %v", err)
+	}
+	ctx, cancel := context.WithCancel(r.ctx)
+	cancel()
+	if _, err := r.DialIn(ctx, "one", 80); !errors.Is(err, context.Canceled) {
+		t.Errorf("canceled: %v", err)
+	}
+	if _, err := r.Start(r.ctx, r.shell("plain", "sleep 100")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.DialIn(r.ctx, "plain", 80); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a process without a network of its own: %v", err)
+	}
+	if err := r.Signal(r.ctx, "one", syscall.SIGTERM, true); err != nil {
+		t.Fatal(err)
+	}
+	r.exit("one")
+	if _, err := r.DialIn(r.ctx, "one", 80); !errors.Is(err, ErrNotFound) {
+		t.Errorf("an ended process: %v", err)
+	}
+}
+
+func TestRootThatCannotBe(t *testing.T) {
+	r := rooted(t)
+	tree := tree(t)
+	for name, c := range map[string]struct {
+		change func(*ProcessSpec)
+		err    error
+		says   string
+	}{
+		"no tree":    {func(s *ProcessSpec) { s.Root.Tree += "/none" }, ErrStart, "tree"},
+		"no scratch": {func(s *ProcessSpec) { s.Root.Scratch += "/none" }, ErrStart, "writable file system"},
+		"no program": {func(s *ProcessSpec) { s.Argv[0] = "other" }, ErrStart, "it is in no directory of PATH"},
+		"escape":     {func(s *ProcessSpec) { s.Argv[0] = "/../../../bin/sh" }, ErrBadRequest, "clean path"},
+		"of machine": {func(s *ProcessSpec) { s.Argv[0] = "/bin/sh" }, ErrStart, "no such file"},
+		"own user":   {func(s *ProcessSpec) { s.User = UserOwn }, ErrBadRequest, "separate user"},
+		"over a file": {func(s *ProcessSpec) {
+			s.View = []View{{Path: r.cfg.DataDir, At: "/etc/passwd"}}
+		}, ErrStart, "view /etc/passwd"},
+		"over /proc": {func(s *ProcessSpec) {
+			s.View = []View{{Path: r.cfg.DataDir, At: "/data"}, {Path: tree, At: "/data/none"}}
+		},
+			ErrStart, "it lies in another view"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			spec := r.inTree(strings.NewReplacer(" ", "-", "/", "-").Replace(name), tree, 0, "look")
+			c.change(&spec)
+			_, err := r.Start(r.ctx, spec)
+			if !errors.Is(err, c.err) || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+func (r *rig) read(id string, port int) string {
+	r.t.Helper()
+	for {
+		conn, err := r.DialIn(r.ctx, id, port)
+		if errors.Is(err, syscall.ECONNREFUSED) && r.ctx.Err() == nil {
+			continue // it does not listen yet
+		}
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		defer conn.Close()
+		text, err := io.ReadAll(conn)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		return string(text)
+	}
+}
