@@ -35,7 +35,7 @@ func (a *App) environmentCreate(g *globalFlags) *cobra.Command {
 	f.StringVarP(&version, "version", "v", "", "version (default: the next one, or the latest if its content is the same)")
 	f.StringVarP(&conda, "conda-file", "c", "", "conda specification")
 	f.StringVarP(&requirements, "requirements", "r", "", "pip requirements file")
-	f.StringVarP(&image, "image", "i", "", "container image; recorded only, instances run without containers")
+	f.StringVarP(&image, "image", "i", "", "image; run when it stands alone with an inference_config, else recorded only")
 	f.StringVar(&description, "description", "", "description")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := spill(cmd, args, map[string]*[]string{"set": &w.sets}); err != nil {

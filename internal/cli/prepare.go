@@ -81,7 +81,8 @@ func (s *session) checkLocal(f *deploymentFile, base string) error {
 	if c == nil || c.Code == "" || isReference(c.Code) {
 		return nil
 	}
-	custom := f.Command != "" || f.Properties[online.PropertyCommand] != ""
+	custom := f.Command != "" || f.Properties[online.PropertyCommand] != "" ||
+		f.Environment != nil && (f.Environment.Inline == nil || f.Environment.Inline.Image != "") // the server knows what it is
 	if c.ScoringScript == "" && !custom {
 		return usagef("code_configuration.scoring_script is required with code")
 	}

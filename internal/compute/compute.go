@@ -56,10 +56,23 @@ type Template struct {
 
 // Server says how a server that somebody else wrote is started and asked.
 type Server struct {
-	Command []string // words with placeholders, see online.ExpandCommand
-	Routes  online.InferenceConfig
+	Command []string // words with placeholders, see online.ExpandCommand; may be empty with an Image
+	// Image is what the server runs in; nil: the machine's programs.
+	Image  *Image
+	Routes online.InferenceConfig
 	// ModelMount is where the model appears, where the engine can show it at another path than its own.
 	ModelMount string
+}
+
+// Image is the file system that a server runs in, in place of the machine's, with what its image says of it.
+type Image struct {
+	Tree       string // absolute; read-only
+	Command    []string
+	Env        []string // "NAME=value"; the deployment's variables come over them
+	Dir        string   // working directory inside
+	Home       string
+	UID, GID   int // who the server believes to be
+	StopSignal int // number of the signal that ends it; 0: SIGTERM
 }
 
 // ONNXModel is a model for ONNX Runtime.

@@ -29,6 +29,8 @@ type Config struct {
 	Caches    Caches
 	// ONNXRuntime says why ONNX models cannot be served here. Nil: they can.
 	ONNXRuntime func() error
+	// Images says why OCI images cannot be run here. Nil: none can.
+	Images func() error
 	// Prices are what instances cost; the zero value prices everything at 0, and answers say so.
 	Prices cost.Prices
 	// Identities issues tokens and knows the principals.

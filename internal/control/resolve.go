@@ -26,6 +26,7 @@ func (s *Service) resolve(tx store.Tx, c Caller, w online.WorkspaceID, spec *onl
 	in arm.DeploymentRequest) ([]*online.Error, error) {
 	var faults []*online.Error
 	var model *online.AssetSpec
+	spec.Image = "" // the environment says it
 	if spec.Command != "" {
 		spec.Runtime = online.RuntimeServer
 		if in.Environment == "" {
@@ -45,7 +46,7 @@ func (s *Service) resolve(tx store.Tx, c Caller, w online.WorkspaceID, spec *onl
 		{in.Code, online.KindCode, "properties.codeConfiguration.codeId", &spec.Code,
 			func(a *online.AssetSpec, _ string) *online.Error { return s.checkScript(a, spec.ScoringScript) }},
 		{in.Environment, online.KindEnvironment, "properties.environmentId", &spec.Environment,
-			func(a *online.AssetSpec, target string) *online.Error { return checkEnvironment(spec, a, target) }},
+			func(a *online.AssetSpec, target string) *online.Error { return s.checkEnvironment(spec, a, target) }},
 	} {
 		if r.ref == "" {
 			continue
@@ -307,12 +308,18 @@ func moveTarget(err error, target string) error {
 }
 
 // checkEnvironment says why a registered environment cannot be deployed. A custom server's routes become part of its spec.
-func checkEnvironment(spec *online.DeploymentSpec, a *online.AssetSpec, target string) *online.Error {
+func (s *Service) checkEnvironment(spec *online.DeploymentSpec, a *online.AssetSpec, target string) *online.Error {
 	e := a.Environment
 	if e == nil {
 		return online.Errorf(online.CodeBadArgument, target, "the environment has no content; register it again")
 	}
-	packages := e.CondaFile != "" || e.Requirements != "" || e.Curated != ""
+	packages := e.Packages()
+	if e.Image != "" && !packages && (spec.Runtime == online.RuntimeServer || e.InferenceConfig != (online.InferenceConfig{})) {
+		spec.Runtime, spec.Image = online.RuntimeServer, e.Image
+		if fault := s.checkImage(spec, target); fault != nil {
+			return fault
+		}
+	}
 	switch routes := e.InferenceConfig; {
 	case spec.Runtime == online.RuntimeServer:
 		spec.Inference = routes
@@ -334,7 +341,28 @@ func checkEnvironment(spec *online.DeploymentSpec, a *online.AssetSpec, target s
 			"the environment has an inferenceConfig, which is for custom servers, and the deployment runs a scoring script; register one without it, or give the command of the server in the property %s", online.PropertyCommand)
 	case !packages:
 		return online.Errorf(online.CodeNotImplemented, target,
-			"the environment is an image alone, and images are not run yet; give the command that its server is started with in the property %s, with an environment that has its Python packages where it needs some, or register one with a conda file or pip requirements for a scoring script", online.PropertyCommand)
+			"the environment is an image alone, without an inferenceConfig that says where the server in it answers, and scoring scripts do not run in images; register one with an inferenceConfig, or with a conda file or pip requirements for a scoring script")
+	}
+	return nil
+}
+
+// checkImage says why an image cannot be run.
+func (s *Service) checkImage(spec *online.DeploymentSpec, target string) *online.Error {
+	if t, ok := s.Catalogue.Find(spec.InstanceType); ok && t.GPUs > 0 {
+		return online.Errorf(online.CodeNotImplemented, "properties.instanceType",
+			"images run on processors; GPUs are not implemented for them, and %s has some", spec.InstanceType)
+	}
+	err := environment.CheckImage(spec.Image)
+	if fault, ok := online.AsError(err); ok {
+		return online.Errorf(fault.Code, target, "%s", fault.Message)
+	}
+	err = errors.New("this server runs none")
+	if s.Images != nil {
+		err = s.Images()
+	}
+	if err != nil {
+		return online.Errorf(online.CodeNotImplemented, target,
+			"the environment is an image, which cannot run on this machine: %w. Or give the command that its server is started with in the property %s, with an environment that has a conda file or pip requirements: those are run without the image", err, online.PropertyCommand)
 	}
 	return nil
 }

@@ -90,31 +90,37 @@ func (b *Builder) interpreter(ctx context.Context, wish [][]term) (interpreter, 
 
 // run builds p under its lock, in a slot, within the time.
 func (b *Builder) run(ctx context.Context, p *plan, log *buildLog) (*record, error) {
-	r, err := b.locked(ctx, p, log)
+	r, err := b.locked(ctx, p.id, log, func(slot int) (*record, error) { return b.build(ctx, p, slot, log) })
 	if err == nil {
 		log.say("environment", fmt.Sprintf("%s is ready: Python %s, %d packages, %d MiB, %.1fs",
 			r.ID, r.PythonVersion, r.Packages, r.Bytes>>20, r.Seconds))
 		return r, nil
 	}
+	return nil, b.failure(ctx, err, log)
+}
+
+// failure is how a build that failed, or was stopped, is told.
+func (b *Builder) failure(ctx context.Context, err error, log *buildLog) error {
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, errClosed):
-		return nil, online.Errorf(online.CodeServiceUnavailable, "", "the server is shutting down; the build was stopped")
+		return online.Errorf(online.CodeServiceUnavailable, "", "the server is shutting down; the build was stopped")
 	case cause != nil:
-		return nil, cause
+		return cause
 	}
 	first, _, _ := strings.Cut(err.Error(), "\n") // the lines of the tool are in the log already
 	log.say("failed", first)
-	return nil, err
+	return err
 }
 
-func (b *Builder) locked(ctx context.Context, p *plan, log *buildLog) (*record, error) {
-	lock, err := waitLock(ctx, b.lockPath(p.id), func() { log.say("queue", "another process is building this environment") })
+// locked runs a build of an id that nobody else builds, in a slot, unless it is complete.
+func (b *Builder) locked(ctx context.Context, id string, log *buildLog, build func(slot int) (*record, error)) (*record, error) {
+	lock, err := waitLock(ctx, b.lockPath(id), func() { log.say("queue", "another process is building this environment") })
 	if err != nil {
 		return nil, err
 	}
 	defer lock.release()
 	// It may have been built while the lock was awaited.
-	if r, err := b.complete(p.id); r != nil || err != nil {
+	if r, err := b.complete(id); r != nil || err != nil {
 		return r, err
 	}
 	var slot int
@@ -129,10 +135,10 @@ func (b *Builder) locked(ctx context.Context, p *plan, log *buildLog) (*record, 
 		}
 	}
 	defer func() { b.slots <- slot }()
-	r, err := b.build(ctx, p, slot, log)
+	r, err := build(slot)
 	if err != nil {
-		if removeErr := b.discard(p.id); removeErr != nil {
-			b.log.Warn("half-built environment was not removed", "environment", p.id, "error", removeErr)
+		if removeErr := b.discard(id); removeErr != nil {
+			b.log.Warn("half-built environment was not removed", "environment", id, "error", removeErr)
 		}
 		return nil, err
 	}

@@ -37,6 +37,7 @@ type Builder struct {
 	settings settings
 	uv       string // absolute path; empty: pip
 	conda    string
+	podman   podman // without a path: there is none
 	pythons  *pythons
 	slots    chan int // the free ones; a slot is also the number of its download cache
 
@@ -83,7 +84,7 @@ func New(cfg Config, log *slog.Logger) (*Builder, error) {
 	if cfg.Getenv == nil {
 		cfg.Getenv = os.LookupEnv
 	}
-	for _, d := range []string{"", locksDir, workDir, cacheDir, trashDir} {
+	for _, d := range []string{"", locksDir, workDir, cacheDir, trashDir, imagesDir} {
 		if err := os.MkdirAll(filepath.Join(cfg.Dir, d), 0o755); err != nil {
 			return nil, fmt.Errorf("create the environments directory: %w", err)
 		}
@@ -97,10 +98,12 @@ func New(cfg Config, log *slog.Logger) (*Builder, error) {
 	b := &Builder{
 		cfg: cfg, log: log, settings: readSettings(cfg.Getenv),
 		uv:    findTool(cfg.Uv, []string{"uv"}, cfg.Getenv),
-		conda: findTool(cfg.Conda, condaTools, cfg.Getenv),
+		conda: findTool(cfg.Conda, condaTools, cfg.Getenv), podman: newPodman(findTool(cfg.Podman, []string{"podman"}, cfg.Getenv), cfg.Getenv),
 		slots: make(chan int, cfg.MaxBuilds), flights: map[string]*flight{}, known: map[string]*known{},
 	}
-	for _, t := range []struct{ what, asked, found string }{{"uv", cfg.Uv, b.uv}, {"conda", cfg.Conda, b.conda}} {
+	for _, t := range []struct{ what, asked, found string }{
+		{"uv", cfg.Uv, b.uv}, {"conda", cfg.Conda, b.conda}, {"podman", cfg.Podman, b.podman.path},
+	} {
 		if t.asked != "" && t.asked != never && t.found == "" {
 			return nil, fmt.Errorf("the configured %s program %q is not an absolute path of an executable", t.what, t.asked)
 		}
@@ -168,7 +171,7 @@ func (b *Builder) Ensure(ctx context.Context, spec online.EnvironmentSpec, progr
 		}
 		return b.environment(r, p), nil
 	}
-	f, err := b.join(p)
+	f, err := b.join(p.id, func(ctx context.Context, log *buildLog) (*record, error) { return b.run(ctx, p, log) })
 	if err != nil {
 		return Environment{}, err
 	}
@@ -194,7 +197,11 @@ func (b *Builder) complete(id string) (*record, error) {
 	k := b.known[id]
 	b.mu.Unlock()
 	// The link of a virtual environment to its base breaks when that interpreter is uninstalled: stat follows it.
-	if _, err := os.Stat(filepath.Join(b.cfg.Dir, id, venvDir, "bin", "python")); err != nil {
+	part := filepath.Join(venvDir, "bin", "python")
+	if isImage(id) {
+		part = treeDir
+	}
+	if _, err := os.Stat(filepath.Join(b.cfg.Dir, id, part)); err != nil {
 		b.forget(id)
 		return nil, nil //nolint:nilerr // then there is none
 	}
@@ -230,26 +237,26 @@ func (b *Builder) forget(id string) {
 	b.mu.Unlock()
 }
 
-// join gives the flight that builds p, starting it when there is none.
-func (b *Builder) join(p *plan) (*flight, error) {
+// join gives the flight that does some work, starting it when there is none.
+func (b *Builder) join(id string, work func(context.Context, *buildLog) (*record, error)) (*flight, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
 		return nil, online.Errorf(online.CodeServiceUnavailable, "", "the server is shutting down; environments are not built now")
 	}
-	if f := b.flights[p.id]; f != nil {
+	if f := b.flights[id]; f != nil {
 		f.waiters++
 		return f, nil
 	}
 	ctx, cancel := context.WithCancelCause(b.ctx)
-	f := &flight{cancel: cancel, waiters: 1, done: make(chan struct{}), log: newBuildLog(b.hiding(p.id))}
-	b.flights[p.id] = f
+	f := &flight{cancel: cancel, waiters: 1, done: make(chan struct{}), log: newBuildLog(b.hiding(id))}
+	b.flights[id] = f
 	b.wg.Go(func() {
 		defer cancel(nil)
-		f.record, f.err = b.run(ctx, p, f.log)
+		f.record, f.err = work(ctx, f.log)
 		b.mu.Lock()
-		if b.flights[p.id] == f {
-			delete(b.flights, p.id)
+		if b.flights[id] == f {
+			delete(b.flights, id)
 		}
 		b.mu.Unlock()
 		close(f.done)

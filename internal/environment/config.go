@@ -39,6 +39,10 @@ type Config struct {
 	// Uv and Conda are the programs to use: empty means the first found on PATH (conda: micromamba, mamba, conda,
 	// in this order), "never" means not to use any.
 	Uv, Conda string
+	// Podman is the program that keeps images: empty means the one on PATH, "never" that images are not run.
+	Podman string
+	// NeverPull leaves images that podman does not have where they are.
+	NeverPull bool
 
 	BuildTimeout time.Duration // of one build, its wait for a slot not counted
 	MaxBuilds    int

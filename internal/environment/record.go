@@ -27,12 +27,13 @@ const (
 	workDir    = ".work"
 	cacheDir   = ".cache"
 	trashDir   = ".trash"
+	imagesDir  = ".images" // what each environment version's image was when it was built first
 )
 
 // touchEvery is how exact the time of the last use is.
 const touchEvery = time.Minute
 
-var idRule = regexp.MustCompile(`^(py3[0-9]{1,3}|conda)-[0-9a-f]{24}$`)
+var idRule = regexp.MustCompile(`^(py3[0-9]{1,3}|conda|image)-[0-9a-f]{24}$`)
 
 // record is what is kept about a complete environment. It holds no secret.
 type record struct {
@@ -48,6 +49,7 @@ type record struct {
 	Prefixes      []string  `json:"prefixes,omitempty"` // of Base
 	Packages      int       `json:"packages"`
 	Bytes         int64     `json:"bytes"`
+	Image         *Image    `json:"image,omitempty"` // of an image: what is known of it, without its place
 }
 
 // Description is what is known about one environment on this machine.

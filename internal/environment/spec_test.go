@@ -138,7 +138,8 @@ func TestCheck(t *testing.T) {
 		note, fault string
 	}{
 		{"nothing", online.EnvironmentSpec{}, "", ""},
-		{"image only", online.EnvironmentSpec{Image: "mcr/x"}, "recorded and not run", ""},
+		{"image only", online.EnvironmentSpec{Image: "mcr/x"}, "without an inferenceConfig", ""},
+		{"no image", online.EnvironmentSpec{Image: "docker-archive:/etc/x"}, "", "not the name of an image"},
 		{"server packages", online.EnvironmentSpec{Requirements: "azureml_defaults\ninference-schema"}, "azureml-defaults: installed", ""},
 		{"conda with image", online.EnvironmentSpec{Image: "x", CondaFile: "dependencies: []"}, "", ""},
 		{"two sources", online.EnvironmentSpec{Requirements: "a", CondaFile: "dependencies: []"}, "", "one source"},

@@ -56,8 +56,10 @@ func readSpec(spec online.EnvironmentSpec) (*wish, error) {
 		w.Source = "requirements"
 		w.Reqs, err = parseRequirements(spec.Requirements, requirementsTarget)
 	case spec.Image != "":
-		w.Notes = append(w.Notes, "the image is recorded and not run, and the environment names no packages: "+
-			"it is Python with the standard library; give a conda file to add packages")
+		if err = CheckImage(spec.Image); err == nil && spec.InferenceConfig == (online.InferenceConfig{}) {
+			w.Notes = append(w.Notes, "the environment is an image without an inferenceConfig, which says where the server in it answers: "+
+				"it can be deployed with neither a scoring script nor by itself")
+		}
 	}
 	if err != nil {
 		return nil, err

@@ -2,7 +2,7 @@
 //
 // It owns what runs on this machine for one data directory: user ids, cgroups, mount namespaces, the sockets and
 // status pages that processes inherit, their output and its rotation, their exits, and the listening sockets of
-// the front door. It has a handful of verbs on a 0600 Unix socket (start, signal, list, watch, listen, unlisten,
+// the front door. It has a handful of verbs on a 0600 Unix socket (start, signal, list, watch, listen, unlisten, socket,
 // forget, shutdown) and knows nothing of endpoints, deployments or instances: labels are the caller's.
 //
 // It never writes an environment variable to disk or to a log, never runs a process that it has not recorded

@@ -82,6 +82,8 @@ func (p *platform) capabilities(contain, probe, forks, roots func() error) Capab
 	if err != nil {
 		c.NoRoots = err.Error()
 		reduce("images cannot run: %v", err)
+	} else {
+		c.Roots = true
 	}
 	for _, l := range []struct {
 		have bool

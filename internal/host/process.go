@@ -166,7 +166,8 @@ type Capabilities struct {
 	// processes themselves, and what they started in turn waits for KillRecorded.
 	Contained bool `json:"contained"`
 	Forks     bool `json:"forks"` // processes can be forked from fork servers, as isolated as others
-	// NoRoots says why processes cannot have a root of their own; empty: they can.
+	// Roots: processes can have a root of their own. NoRoots says why not, if the host knows of them at all.
+	Roots   bool   `json:"roots"`
 	NoRoots string `json:"no_roots,omitempty"`
 	// Reductions says in one sentence each what is missing and why.
 	Reductions []string `json:"reductions,omitempty"`

@@ -11,7 +11,7 @@ import (
 // Root gives a process a root file system and a network of its own, in place of the machine's: that of an OCI image. The
 // process sees Tree with View over it, may write everywhere in it, and believes to be the user UID, to whom all of it
 // belongs; outside it is its separate user and nobody else. Its network has a loopback and nothing more; Client.Socket
-// gives sockets in it. ErrStart where Capabilities.NoRoots says why that cannot be.
+// gives sockets in it. ErrStart without Capabilities.Roots.
 type Root struct {
 	// Tree is a directory whose content belongs to root. It is never changed.
 	Tree string `json:"tree"`

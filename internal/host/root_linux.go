@@ -65,8 +65,8 @@ func (r *ownRoot) attr() *syscall.SysProcAttr {
 	}
 }
 
-// makeRoot makes what the specification asks for, for a process of a user id.
-func (s *supervisor) makeRoot(spec *Root, uid int, views []binding) (r *ownRoot, err error) {
+// makeRoot makes what the specification asks for, for a process of a user id, with its working directory.
+func (s *supervisor) makeRoot(spec *Root, dir string, uid int, views []binding) (r *ownRoot, err error) {
 	r = &ownRoot{uid: spec.UID, gid: spec.GID, outside: uid, hostname: spec.Hostname}
 	defer func() {
 		if err != nil {
@@ -85,6 +85,13 @@ func (s *supervisor) makeRoot(spec *Root, uid int, views []binding) (r *ownRoot,
 	r.trees = append(r.trees, placed{merged, "/"})
 	if err := r.fill(spec, views); err != nil {
 		return r, err
+	}
+	if dir != "" && dir != "/" {
+		made, err := makeInside(merged, dir, true, 0o755, uid)
+		if err != nil {
+			return r, fmt.Errorf("working directory: %w", err)
+		}
+		_ = made.Close()
 	}
 	proc, err := s.procTree()
 	if err != nil {
@@ -462,7 +469,7 @@ func (s *supervisor) probeRoot(ctx context.Context) error {
 		}
 	}
 	p := &proc{rec: &record{Process: Process{ID: "root-probe"}}}
-	if p.root, err = s.makeRoot(spec, lease.uid, nil); err != nil {
+	if p.root, err = s.makeRoot(spec, "/", lease.uid, nil); err != nil {
 		return err
 	}
 	defer p.root.close()

@@ -14,7 +14,9 @@ type ownRoot struct{}
 
 var errNoRoots = errors.New("processes have no root file systems of their own on this system")
 
-func (s *supervisor) makeRoot(*Root, int, []binding) (*ownRoot, error) { return nil, errNoRoots }
+func (s *supervisor) makeRoot(*Root, string, int, []binding) (*ownRoot, error) {
+	return nil, errNoRoots
+}
 
 func (s *supervisor) probeRoot(context.Context) error { return errNoRoots }
 

@@ -205,7 +205,7 @@ func (s *supervisor) setUp(ctx context.Context, p *proc, spec *ProcessSpec) (err
 
 // separate gives the process a user id and a file system, as far as the machine allows.
 func (s *supervisor) separate(p *proc, spec *ProcessSpec, plan *stagePlan, undo *undoing) error {
-	if spec.Root != nil && s.capable.NoRoots != "" {
+	if spec.Root != nil && !s.capable.Roots {
 		return fmt.Errorf("images cannot run on this machine: %s", s.capable.NoRoots)
 	}
 	if !s.capable.Users {
@@ -222,7 +222,7 @@ func (s *supervisor) separate(p *proc, spec *ProcessSpec, plan *stagePlan, undo 
 		return err
 	}
 	if spec.Root != nil {
-		if p.root, err = s.makeRoot(spec.Root, lease.uid, shown); err != nil {
+		if p.root, err = s.makeRoot(spec.Root, spec.Dir, lease.uid, shown); err != nil {
 			return fmt.Errorf("root: %w", err)
 		}
 		undo.add(p.root.close)

@@ -135,7 +135,7 @@ func (s *Server) shut(ctx context.Context) {
 // at a time: as long as its requests get their answers that is no failure.
 func (s *Server) ask(ctx context.Context, c Check) error {
 	answered := s.answered.Load()
-	up := NewForeignUpstream(s.cfg.Instance, s.cfg.Address(c.Port), 0)
+	up := s.upstream(c.Port, 0)
 	defer up.Close()
 	timeout := c.Probe.Timeout
 	if timeout <= 0 {
@@ -152,6 +152,8 @@ func (s *Server) ask(ctx context.Context, c Check) error {
 			return nil
 		}
 		return fmt.Errorf("no answer within %s", timeout)
+	case errors.Is(err, ErrClosed) && s.cfg.Dial != nil:
+		return fmt.Errorf("nothing listens on port %d, neither on 127.0.0.1 nor on all addresses", c.Port)
 	case errors.Is(err, ErrClosed):
 		return fmt.Errorf("nothing listens at %s, which stands in for port %d", s.cfg.Address(c.Port), c.Port)
 	case err != nil:

@@ -20,6 +20,7 @@ type HTTPUpstream struct {
 	maxIdle           int
 	idleMax           time.Duration
 	foreign           bool
+	dial              func(ctx context.Context) (net.Conn, error)
 
 	mu     sync.Mutex
 	idle   []idleLink // newest last
@@ -34,7 +35,7 @@ type idleLink struct {
 // NewHTTPUpstream makes an upstream for the instance at address (host:port). maxIdle bounds the connections that are
 // kept open between calls.
 func NewHTTPUpstream(instance, address string, maxIdle int) *HTTPUpstream {
-	return &HTTPUpstream{instance: instance, address: address, maxIdle: maxIdle, idleMax: idleMax}
+	return newUpstream(instance, address, maxIdle, idleMax, false)
 }
 
 // foreignIdleMax is idleMax for servers of other people, some of which close connections after 2 seconds without use. A
@@ -45,7 +46,14 @@ const foreignIdleMax = time.Second
 // ours is believed, and only a connection that was refused counts as a request that was not started. At its deadline a
 // call's connection is closed.
 func NewForeignUpstream(instance, address string, maxIdle int) *HTTPUpstream {
-	return &HTTPUpstream{instance: instance, address: address, maxIdle: maxIdle, idleMax: foreignIdleMax, foreign: true}
+	return newUpstream(instance, address, maxIdle, foreignIdleMax, true)
+}
+
+func newUpstream(instance, address string, maxIdle int, idleMax time.Duration, foreign bool) *HTTPUpstream {
+	return &HTTPUpstream{
+		instance: instance, address: address, maxIdle: maxIdle, idleMax: idleMax, foreign: foreign,
+		dial: func(ctx context.Context) (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, "tcp", address) },
+	}
 }
 
 // Do sends the call over a kept connection or a new one. Its errors are those of Pool.Do: the instance says when it did
@@ -118,7 +126,7 @@ func (u *HTTPUpstream) take(ctx context.Context, call *Call, now time.Time) (*li
 	}
 	limited, cancel := context.WithDeadline(ctx, earlier(call.Deadline, now.Add(connectTimeout)))
 	defer cancel()
-	conn, err := (&net.Dialer{}).DialContext(limited, "tcp", u.address)
+	conn, err := u.dial(limited)
 	switch {
 	case err == nil:
 		l := newLink(conn)

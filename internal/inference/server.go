@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -32,9 +33,12 @@ type ServerConfig struct {
 	Startup       *online.Probe // of the liveness check until its first success
 	// Address tells where a declared port of the instance is reached: host:port. It is asked after each start.
 	Address func(port int) string
+	// Dial connects to a declared port of the instance. Nil: by TCP to its Address, which else only names it.
+	Dial func(ctx context.Context, port int) (net.Conn, error)
 
-	StopGrace time.Duration // from SIGTERM to SIGKILL
-	BackOff   BackOff
+	StopSignal syscall.Signal // that asks the process to end; 0: SIGTERM
+	StopGrace  time.Duration  // from SIGTERM to SIGKILL
+	BackOff    BackOff
 }
 
 // Server is one instance whose process is a server that somebody else wrote. It implements Upstream. It starts the process,
@@ -75,6 +79,9 @@ const serverBacklog = 16
 func NewServer(cfg ServerConfig, launcher Launcher, logger *slog.Logger) *Server {
 	limits := PoolConfig{StopGrace: cfg.StopGrace, BackOff: cfg.BackOff}
 	limits.fill()
+	if cfg.StopSignal == 0 {
+		cfg.StopSignal = syscall.SIGTERM
+	}
 	cfg.StopGrace, cfg.BackOff = limits.StopGrace, limits.BackOff
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Server{
@@ -175,7 +182,7 @@ func (s *Server) live(ctx context.Context) bool {
 		}
 		return false
 	}
-	up := NewForeignUpstream(s.cfg.Instance, s.cfg.Address(s.cfg.Port), s.cfg.MaxConcurrent)
+	up := s.upstream(s.cfg.Port, s.cfg.MaxConcurrent)
 	defer up.Close()
 	s.mu.Lock()
 	s.process = proc
@@ -230,13 +237,22 @@ func (s *Server) leaveProcess(proc Process) {
 	}
 }
 
-// end stops a process: SIGTERM, after the grace SIGKILL.
+// upstream reaches a declared port of the process.
+func (s *Server) upstream(port, maxIdle int) *HTTPUpstream {
+	up := NewForeignUpstream(s.cfg.Instance, s.cfg.Address(port), maxIdle)
+	if s.cfg.Dial != nil {
+		up.dial = func(ctx context.Context) (net.Conn, error) { return s.cfg.Dial(ctx, port) }
+	}
+	return up
+}
+
+// end stops a process: StopSignal, after the grace SIGKILL.
 func (s *Server) end(proc Process) {
 	for _, step := range []struct {
 		signal syscall.Signal
 		wait   time.Duration
 		hurry  <-chan struct{}
-	}{{syscall.SIGTERM, s.cfg.StopGrace, s.hurried}, {syscall.SIGKILL, killWait, nil}} {
+	}{{s.cfg.StopSignal, s.cfg.StopGrace, s.hurried}, {syscall.SIGKILL, killWait, nil}} {
 		ctx, cancel := context.WithTimeout(context.Background(), signalWait)
 		if err := proc.Signal(ctx, step.signal); err != nil {
 			s.log.Error("cannot signal a server", "error", err)
@@ -362,7 +378,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	}
 }
 
-// Close ends the process: SIGTERM, after the grace (or when ctx ends) SIGKILL.
+// Close ends the process: StopSignal, after the grace (or when ctx ends) SIGKILL.
 func (s *Server) Close(ctx context.Context) error {
 	s.cancel()
 	select {

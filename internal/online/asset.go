@@ -25,13 +25,18 @@ type AssetSpec struct {
 
 // EnvironmentSpec says what Python (or container) an instance runs in.
 type EnvironmentSpec struct {
-	Image        string `json:"image,omitempty"`        // recorded; the local engine runs CondaFile or Requirements without a container
+	Image        string `json:"image,omitempty"`        // with CondaFile, Requirements or Curated it is recorded and not run
 	CondaFile    string `json:"condaFile,omitempty"`    // YAML text
 	Requirements string `json:"requirements,omitempty"` // pip requirements text
 	OSType       string `json:"osType,omitempty"`
 	Curated      string `json:"curated,omitempty"` // name of a curated environment that ships with Portico
 	// InferenceConfig says where a custom server answers.
 	InferenceConfig InferenceConfig `json:"inferenceConfig,omitzero"`
+}
+
+// Packages says that Python packages are named: then the environment is built from them.
+func (e *EnvironmentSpec) Packages() bool {
+	return e.CondaFile != "" || e.Requirements != "" || e.Curated != ""
 }
 
 // InferenceConfig says where a custom server answers.

@@ -152,6 +152,16 @@ const grpcVariable = "MIR_MODEL_USE_HTTP2"
 var takenPaths = []string{"/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/proc", "/root",
 	"/run", "/sbin", "/sys", "/tmp", "/usr", "/var/run", "/var/tmp"}
 
+// imagePaths are those that the system has inside of an instance whose other files are an image's.
+var imagePaths = []string{"/dev", "/proc", "/sys"}
+
+func (s *DeploymentSpec) taken() []string {
+	if s.Image != "" {
+		return imagePaths
+	}
+	return takenPaths
+}
+
 // validateServer checks what only deployments of custom servers have.
 func (s *DeploymentSpec) validateServer() []*Error {
 	var faults []*Error
@@ -185,11 +195,14 @@ func (s *DeploymentSpec) validateServer() []*Error {
 		switch {
 		case !path.IsAbs(at) || path.Clean(at) != at || at == "/" || strings.ContainsAny(at, "\x00:\\"):
 			add(mount, "model mount path %.80q must be an absolute path without \"..\", and not /", at)
-		case slices.ContainsFunc(takenPaths, func(p string) bool { return at == p || strings.HasPrefix(at, p+"/") }):
+		case slices.ContainsFunc(s.taken(), func(p string) bool { return at == p || strings.HasPrefix(at, p+"/") }):
 			add(mount, "model mount path %.80q lies where the system has its own files; use another, such as /models", at)
 		case s.Model == nil:
 			add(mount, "modelMountPath needs a model")
 		}
+	}
+	if s.Command == "" && s.Image != "" {
+		return faults
 	}
 	words, err := SplitCommand(s.Command)
 	if err == nil {
@@ -198,6 +211,10 @@ func (s *DeploymentSpec) validateServer() []*Error {
 	target := "properties.properties." + PropertyCommand
 	if err != nil {
 		add(target, "%w", err)
+	} else if s.Image != "" {
+		if strings.Contains(words[0], "/") && path.Clean(words[0]) != words[0] || strings.Contains(words[0], "/") && !path.IsAbs(words[0]) {
+			add(target, "the program %.80q must be a name or an absolute path in the image", words[0])
+		}
 	} else if s.Code == nil && strings.Contains(words[0], "/") && !path.IsAbs(words[0]) && !strings.HasPrefix(words[0], placeholderModelDir) {
 		add(target, "the program %.80q is a file of the code, and the deployment has none", words[0])
 	}

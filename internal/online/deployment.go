@@ -24,6 +24,7 @@ type DeploymentSpec struct {
 	ScoringScript        string            `json:"scoringScript,omitempty"`  // slash-separated, relative to the code
 	Runtime              Runtime           `json:"runtime,omitempty"`        // what serves a model without code; set by control
 	Command              string            `json:"command,omitempty"`        // of a custom server, as it was typed; see SplitCommand
+	Image                string            `json:"image,omitempty"`          // that a custom server runs in, from its environment; without Command the image's own
 	Inference            InferenceConfig   `json:"inferenceConfig,omitzero"` // of a custom server: the environment's; set by control
 	Environment          *AssetRef         `json:"environment,omitempty"`
 	EnvironmentVariables map[string]Secret `json:"-"` // sealed beside the spec, see store.Record.Secrets
@@ -46,7 +47,7 @@ type Runtime string
 // The runtimes. Without a script and without a runtime nothing could answer.
 const (
 	RuntimeMLflow Runtime = "mlflow" // loads the model with MLflow
-	RuntimeServer Runtime = "server" // runs Command, which answers HTTP at Inference
+	RuntimeServer Runtime = "server" // runs Command, or Image, which answers HTTP at Inference
 	RuntimeONNX   Runtime = "onnx"   // runs the model with ONNX Runtime, without Python
 )
 

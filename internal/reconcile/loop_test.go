@@ -151,6 +151,10 @@ func (e *environments) Ensure(_ context.Context, _ online.EnvironmentSpec, progr
 	return Environment{ID: "env", Python: "/usr/bin/python3"}, nil
 }
 
+func (e *environments) EnsureImage(context.Context, online.ID, string, io.Writer) (Environment, error) {
+	return Environment{}, errors.New("no deployment of this test has an image")
+}
+
 type artifacts struct{}
 
 func (artifacts) Path(digest string) (string, error) {

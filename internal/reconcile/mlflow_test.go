@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"portico/internal/compute"
 	"portico/internal/online"
 	"portico/internal/store"
 )
@@ -24,11 +25,20 @@ func (a oneTree) Named(_ context.Context, _, name string) (string, error) {
 }
 
 // asked remembers which environment was asked for.
-type asked struct{ spec online.EnvironmentSpec }
+type asked struct {
+	spec    online.EnvironmentSpec
+	version online.ID
+	image   string
+}
 
 func (a *asked) Ensure(_ context.Context, spec online.EnvironmentSpec, _ io.Writer) (Environment, error) {
 	a.spec = spec
 	return Environment{ID: "e", Python: "/python"}, nil
+}
+
+func (a *asked) EnsureImage(_ context.Context, version online.ID, image string, _ io.Writer) (Environment, error) {
+	a.version, a.image = version, image
+	return Environment{ID: "image-1", Image: &compute.Image{Tree: "/tree", Command: []string{"serve"}}}, nil
 }
 
 type buffer struct{ bytes.Buffer }

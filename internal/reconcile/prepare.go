@@ -18,12 +18,15 @@ import (
 // Environments builds the Python environment of a spec, or finds it built.
 type Environments interface {
 	Ensure(ctx context.Context, spec online.EnvironmentSpec, progress io.Writer) (Environment, error)
+	// EnsureImage gives the file system of an image. version is the environment version that names it.
+	EnsureImage(ctx context.Context, version online.ID, image string, progress io.Writer) (Environment, error)
 }
 
 // Environment is a built environment.
 type Environment struct {
 	ID     string
-	Python string // absolute path of its interpreter
+	Python string // absolute path of its interpreter; empty for an image
+	Image  *compute.Image
 }
 
 // Artifacts finds the bytes of models and code.
@@ -108,7 +111,11 @@ func (p *preparations) run(ctx context.Context, r *preparation, d *store.Deploym
 	if err != nil {
 		return nil, online.StageEnvironment, targetError(online.CodeNotFound, "properties.model", err)
 	}
-	if spec, target, err := environmentOf(assets[online.KindEnvironment], model, progress); err != nil {
+	if d.Spec.Image != "" {
+		if out.environment, err = p.env.EnsureImage(ctx, d.Spec.Environment.ID(), d.Spec.Image, progress); err != nil {
+			return nil, online.StageEnvironment, targetError(online.CodeImageBuildFailure, "properties.environmentId", err)
+		}
+	} else if spec, target, err := environmentOf(assets[online.KindEnvironment], model, progress); err != nil {
 		return nil, online.StageEnvironment, targetError(online.CodeImageBuildFailure, target, err)
 	} else if spec != nil {
 		env, err := p.env.Ensure(ctx, *spec, progress)
@@ -194,7 +201,7 @@ func (p *preparations) openONNX(d *store.Deployment, asset *online.AssetSpec, mo
 func environmentOf(asset *online.AssetSpec, model *mlflow.Model, progress io.Writer) (
 	spec *online.EnvironmentSpec, target string, err error) {
 	if asset != nil && asset.Environment != nil {
-		if e := asset.Environment; e.CondaFile == "" && e.Requirements == "" && e.Curated == "" {
+		if e := asset.Environment; !e.Packages() {
 			fmt.Fprintf(progress, "the environment has no Python packages: the command runs with the system's programs\n")
 			return nil, "", nil // only custom servers are deployed with such a one
 		}

@@ -38,6 +38,9 @@ func Digest(spec *online.DeploymentSpec) string {
 	if spec.Runtime == online.RuntimeServer {
 		_ = enc.Encode([]any{spec.Command, spec.Inference, spec.ModelMountPath})
 	}
+	if spec.Image != "" {
+		_ = enc.Encode([]string{"image", spec.Image})
+	}
 	for _, name := range slices.Sorted(maps.Keys(spec.EnvironmentVariables)) {
 		_ = enc.Encode([]string{name, spec.EnvironmentVariables[name].Reveal()})
 	}
@@ -62,11 +65,13 @@ func template(d *store.Deployment, set *online.SetStatus, p *prepared, types onl
 	}
 	var server *compute.Server
 	if d.Spec.Runtime == online.RuntimeServer {
-		words, err := online.SplitCommand(d.Spec.Command)
-		if err != nil {
-			return compute.Template{}, fmt.Errorf("read the command: %w", err)
+		server = &compute.Server{Routes: d.Spec.Inference, ModelMount: d.Spec.ModelMount(), Image: p.environment.Image}
+		if d.Spec.Command != "" {
+			var err error
+			if server.Command, err = online.SplitCommand(d.Spec.Command); err != nil {
+				return compute.Template{}, fmt.Errorf("read the command: %w", err)
+			}
 		}
-		server = &compute.Server{Command: words, Routes: d.Spec.Inference, ModelMount: d.Spec.ModelMount()}
 		workers = 1
 	}
 	return compute.Template{

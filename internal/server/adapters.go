@@ -8,9 +8,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
+	"portico/internal/arm"
 	"portico/internal/collect"
 	"portico/internal/compute"
 	"portico/internal/control"
@@ -36,6 +38,18 @@ func (e environments) Ensure(ctx context.Context, spec online.EnvironmentSpec, p
 		return reconcile.Environment{}, err
 	}
 	return reconcile.Environment{ID: env.ID, Python: env.Python}, nil
+}
+
+// EnsureImage implements reconcile.Environments.
+func (e environments) EnsureImage(ctx context.Context, version online.ID, image string, progress io.Writer) (reconcile.Environment, error) {
+	i, err := e.builder.EnsureImage(ctx, arm.FormatID(version), image, progress)
+	if err != nil {
+		return reconcile.Environment{}, err
+	}
+	return reconcile.Environment{ID: i.ID, Image: &compute.Image{
+		Tree: i.Tree, Command: append(slices.Clone(i.Entrypoint), i.Command...), Env: i.Env, Dir: i.Dir, Home: i.Home,
+		UID: i.UID, GID: i.GID, StopSignal: i.StopSignal,
+	}}, nil
 }
 
 // upstreams finds instances for the gateway: in the engine's own pools, or by address.

@@ -237,13 +237,32 @@ func (s *serving) openEngine(ctx context.Context) error {
 	s.onStop("the engine", s.stopEngine)
 	s.builder, err = environment.New(environment.Config{
 		Dir: s.path("environments"), Runner: &buildRunner{host: s.hostConfig(), dir: s.path("host", "builds")},
-		PythonPolicy: environment.PythonPolicy(s.cfg.PythonPolicy),
+		PythonPolicy: environment.PythonPolicy(s.cfg.PythonPolicy), NeverPull: s.cfg.Images == "local",
 	}, s.log)
 	if err != nil {
 		return err
 	}
 	s.onStop("the environment builder", func() error { s.builder.Close(); return nil })
+	how := "podman keeps them"
+	if err := s.images(); err != nil {
+		how = "none: " + err.Error()
+	}
+	s.values = append(s.values, Value{Key: "images_in_force", Value: how, Source: "machine"})
 	return nil
+}
+
+// images says why OCI images cannot be run here.
+func (s *serving) images() error {
+	if s.cfg.Images == "never" {
+		return errors.New("the server's setting images is never")
+	}
+	switch c := s.host.Info().Capabilities; {
+	case c.NoRoots != "":
+		return errors.New(c.NoRoots)
+	case !c.Roots:
+		return errors.New("the host that runs is of an older version; end it and start the server again")
+	}
+	return s.builder.Images()
 }
 
 // stopEngine ends the workers, the host with them, and then the identity service that they spoke to, or leaves both to the next start.
@@ -285,7 +304,7 @@ func (s *serving) openControl(ctx context.Context) error {
 	s.control, err = control.New(ctx, control.Config{
 		Store: s.store, Artifacts: s.artifacts, Uploads: s.uploads, Catalogue: s.catalogue,
 		Logs: logs{engine: s.engine, builds: s.builds}, Metrics: s.telemetry, Caches: caches{s}, Identities: s.identities,
-		Prices:   s.cfg.Prices,
+		Prices: s.cfg.Prices, Images: s.images,
 		Default:  online.WorkspaceID{Subscription: s.cfg.Subscription, ResourceGroup: s.cfg.ResourceGroup, Name: s.cfg.Workspace},
 		Location: s.cfg.Location, Now: s.now, Logger: s.log,
 		ONNXRuntime: func() error { _, _, err := s.onnx(); return err },

@@ -67,8 +67,14 @@ func startAlone(t *testing.T, flags ...string) *server {
 
 func startIn(t *testing.T, dir string, flags ...string) *server {
 	t.Helper()
+	return startWith(t, nil, dir, flags...)
+}
+
+// startWith is startIn with environment variables of the server's own.
+func startWith(t *testing.T, env []string, dir string, flags ...string) *server {
+	t.Helper()
 	s := &server{Server: harness.NewServer(binary, dir, flags...), t: t, dir: dir}
-	s.log = &s.Log
+	s.log, s.Env = &s.Log, env
 	t.Cleanup(func() {
 		if err := s.End(); err != nil {
 			t.Error(err)

@@ -77,7 +77,8 @@ func (l *launcher) start(ctx context.Context, spec inference.WorkerSpec, start i
 
 // addVariables puts in what Config.Variables gives, except where there is a value already.
 func (l *launcher) addVariables(ctx context.Context, env map[string]online.Secret) error {
-	if l.b.cfg.Variables == nil {
+	inImage := l.template.Server != nil && l.template.Server.Image != nil
+	if l.b.cfg.Variables == nil || inImage { // they name services of this machine, which its network does not reach
 		return nil
 	}
 	more, err := l.b.cfg.Variables(ctx, l.template, l.instance)
@@ -175,11 +176,8 @@ func (l *launcher) processSpec(spec inference.WorkerSpec, start int) (host.Proce
 	}
 	limits := limitsOf(t)
 	return host.ProcessSpec{
-		ID: spec.ID,
-		Labels: map[string]string{
-			labelKind: kindWorker, labelSet: t.Set, labelInstance: l.instance, labelWorker: strconv.Itoa(spec.Index),
-			labelStart: strconv.Itoa(start), labelMemory: strconv.FormatInt(limits.MemoryBytes>>20, 10),
-		},
+		ID:     spec.ID,
+		Labels: l.labels(spec.Index, start, limits),
 		Argv:   argv,
 		Env:    env,
 		Dir:    appRoot(t, scratch),
@@ -190,6 +188,14 @@ func (l *launcher) processSpec(spec inference.WorkerSpec, start int) (host.Proce
 		Page:   spec.Page,
 		Log:    host.LogSpec{Dir: l.logDir(spec.Index), FileBytes: l.b.cfg.LogFileBytes, Files: l.b.cfg.LogFiles},
 	}, nil
+}
+
+// labels are by which a process is found again.
+func (l *launcher) labels(index, start int, limits host.Limits) map[string]string {
+	return map[string]string{
+		labelKind: kindWorker, labelSet: l.template.Set, labelInstance: l.instance, labelWorker: strconv.Itoa(index),
+		labelStart: strconv.Itoa(start), labelMemory: strconv.FormatInt(limits.MemoryBytes>>20, 10),
+	}
 }
 
 // onnx finds what serves ONNX models.

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"context"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"portico/internal/compute"
 	"portico/internal/host"
@@ -28,13 +30,20 @@ const (
 func (b *Backend) newServer(i *instance) body {
 	t, id := &i.set.record.Template, i.record.ID
 	routes := t.Server.Routes
-	return inference.NewServer(inference.ServerConfig{
+	cfg := inference.ServerConfig{
 		Instance: id, MaxConcurrent: t.MaxConcurrent, Port: routes.Scoring.Port,
 		Liveness:  inference.Check{Path: routes.Liveness.Path, Port: routes.Liveness.Port, Probe: t.Liveness},
 		Readiness: inference.Check{Path: routes.Readiness.Path, Port: routes.Readiness.Port, Probe: t.Readiness},
 		Startup:   t.Startup, Address: func(port int) string { return b.serverAddress(id, port) },
 		StopGrace: b.cfg.StopGrace, BackOff: restartBackOff,
-	}, i.launcher, b.log.With("set", i.record.Set))
+	}
+	if image := t.Server.Image; image != nil {
+		cfg.StopSignal = syscall.Signal(image.StopSignal)
+		cfg.Address = func(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+		process := i.launcher.workerID(0)
+		cfg.Dial = func(ctx context.Context, port int) (net.Conn, error) { return b.dial(ctx, process, port) }
+	}
+	return inference.NewServer(cfg, i.launcher, b.log.With("set", i.record.Set))
 }
 
 // serverAddress is where a declared port of an instance is reached.

@@ -87,8 +87,10 @@ func checkTemplate(t *compute.Template, count int) error {
 		return fmt.Errorf("set id %.80q: use up to 63 of a-z, 0-9 and '-', not beginning with '-'", t.Set)
 	case t.Digest == "" || t.UID == "":
 		return fmt.Errorf("set %s has no digest or no deployment", t.Set)
-	case t.Server != nil && len(t.Server.Command) == 0:
+	case t.Server != nil && len(t.Server.Command) == 0 && (t.Server.Image == nil || len(t.Server.Image.Command) == 0):
 		return fmt.Errorf("set %s lacks a command", t.Set)
+	case t.Server != nil && t.Server.Image != nil && t.Type.GPUs > 0:
+		return fmt.Errorf("set %s: images do not run on GPUs", t.Set)
 	case t.ONNX != nil && t.Type.GPUs > 0:
 		return fmt.Errorf("set %s: ONNX models do not run on GPUs", t.Set)
 	case t.Server == nil && t.ONNX == nil && (t.Python == "" || t.MLflowModel == "" && (t.CodeDir == "" || t.ScoringScript == "")):
@@ -179,6 +181,9 @@ func (b *Backend) run(s *set, r instanceRecord) error {
 	i.launcher.describe = i.launcher.processSpec
 	if s.record.Template.Server != nil {
 		i.launcher.describe = i.launcher.serverSpec
+		if s.record.Template.Server.Image != nil {
+			i.launcher.describe = i.launcher.imageSpec
+		}
 	}
 	// Known before its body is made: that begins at once to start workers, and asks for what is known of them.
 	b.instances[r.ID] = i
