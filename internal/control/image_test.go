@@ -3,7 +3,6 @@ package control
 import (
 	"context"
 	"errors"
-	"fmt"
 	"testing"
 
 	"portico/internal/arm"
@@ -92,5 +91,5 @@ func TestImageDeployments(t *testing.T) {
 	alone(&req)
 	req.Environment = "azureml:server:1"
 	_, err := b.PutDeployment(context.Background(), admin, home, "boxed", "never", PutDeployment{Request: req})
-	wantError(t, err, online.CodeNotImplemented, "properties.environmentId", fmt.Sprint("cannot run on this machine"))
+	wantError(t, err, online.CodeNotImplemented, "properties.environmentId", "cannot run on this machine")
 }

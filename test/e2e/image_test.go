@@ -142,7 +142,7 @@ func TestImage(t *testing.T) {
 	first := map[string]imageSeen{}
 	s.eventually("both instances answer on one port", func() bool {
 		got, a := s.boxed("blue", "PATCH", "/v1/words?x=1", "hello")
-		if a.status != 200 || got.Method != "PATCH" || got.Target != "/v1/words?x=1" || got.Body != "hello" || got.UID != 0 || got.GID != 0 ||
+		if a.status != 200 || got.Method != http.MethodPatch || got.Target != "/v1/words?x=1" || got.Body != "hello" || got.UID != 0 || got.GID != 0 ||
 			got.Model != "one two" || got.Code != "of the code" || got.Writes != "ok" || got.Dir != "/" || got.Outside || got.Interfaces != 1 ||
 			got.Env["SECRET"] != "quite" || got.Env["WHERE"] != "image" || got.Env["AZUREML_MODEL_DIR"] != "/opt/models/words/1" {
 			t.Fatalf("%d %s", a.status, a.body)

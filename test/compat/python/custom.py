@@ -25,8 +25,12 @@ def main(folder):
     deployment = ManagedOnlineDeployment(
         name="blue",
         endpoint_name="words",
-        environment=Environment(name="words", image="docker.io/example/words:1", inference_config=routes,
-                                conda_file={"name": "words", "dependencies": ["python"]}),
+        environment=Environment(
+            name="words",
+            image="docker.io/example/words:1",
+            inference_config=routes,
+            conda_file={"name": "words", "dependencies": ["python"]},
+        ),
         code_configuration=CodeConfiguration(code=folder, scoring_script="serve.py"),
         properties={"portico.command": "python3 serve.py --port {port}"},
         instance_type="Standard_DS3_v2",
