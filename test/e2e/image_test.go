@@ -106,7 +106,10 @@ environment:
 environment_variables:
   SECRET: quite
 instance_type: Standard_DS3_v2
-` + quickProbes + "\n" + strings.Join(more, "\n") + "\n"
+liveness_probe: {initial_delay: 1, period: 1, timeout: 2, failure_threshold: 30}
+readiness_probe: {initial_delay: 1, period: 1, timeout: 2, failure_threshold: 2}
+request_settings: {request_timeout_ms: 60000, max_concurrent_requests_per_instance: 4}
+` + strings.Join(more, "\n") + "\n"
 }
 
 func (s *server) boxed(deployment, method, path, body string) (imageSeen, answer) {
