@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"portico/internal/inference"
+	"portico/internal/online"
 	"portico/internal/onnx"
 )
 
@@ -48,17 +49,26 @@ func (c *InferConfig) useONNX(file, name, version string) error {
 	return nil
 }
 
-// useRepository makes the model that was found what is served, as its configuration says. What was said of batches on
-// the command line stands.
+// useRepository makes the model that was found what is served, as its configuration says.
 func (c *InferConfig) useRepository(m *onnx.Model) error {
 	if err := c.useONNX(filepath.Join(c.ModelDir, filepath.FromSlash(m.File)), m.Name, m.Version); err != nil || m.Config == nil {
 		return err
 	}
 	c.onnx.declared, c.notes = m.Config.Declared, m.Config.Notes
-	if b := m.Config.Batching; b != nil && c.Batching.MaxSize == 0 {
-		c.Batching = inference.Batching(*b)
-	}
+	c.batchAsConfigured(m.Config.Batching)
 	return nil
+}
+
+// batchAsConfigured takes over what a model's configuration says of batches. What was said of them on the command line
+// stands, and no batch has more requests than are admitted.
+func (c *InferConfig) batchAsConfigured(b *online.Batching) {
+	if b == nil || c.Batching.MaxSize != 0 {
+		return
+	}
+	c.Batching = inference.Batching(*b)
+	if c.MaxConcurrent > 0 {
+		c.Batching.MaxSize = min(b.MaxSize, c.MaxConcurrent)
+	}
 }
 
 // onnx finds what ONNX models are served with.
