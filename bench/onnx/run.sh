@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# The ONNX benchmark: an ONNX model behind Portico, in one process with an HTTP server, and its original behind MLflow.
+# The ONNX benchmark: an ONNX model behind Portico, in one process with an HTTP server, and behind MLServer;
+# and a scikit-learn model of the same kind behind MLflow.
 #
 #   bench/onnx/run.sh [--duration 4s] [--rounds 3] [--connections 16]
 #
-# It needs bin/portico and bin/portico-onnx (make build) and Go. The row of MLflow needs what bench/runtime/run.sh installs.
+# It needs bin/portico and bin/portico-onnx (make build) and Go. The rows of MLServer and
+# MLflow need what bench/runtime/run.sh installs.
 set -euo pipefail
 
 cd "$(dirname "$0")/../.."

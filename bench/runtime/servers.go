@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -138,38 +137,15 @@ func azmlinfsrv(b bench, _, port string) *exec.Cmd {
 	return cmd
 }
 
-// mlserver runs MLServer in its fastest mode for small models: without its pool of worker processes, which copies every
-// request to another process and back.
-func (b bench) mlserver(ctx context.Context) (side.Side, *side.Process, error) {
+func (b bench) mlserver(context.Context) (side.Side, *side.Process, error) {
 	models := filepath.Join(b.dir, "mlserver")
-	start := command(func(b bench, host, port string) *exec.Cmd {
-		cmd := exec.Command(filepath.Join(b.venvs, "mlserver", "bin", "mlserver"), "start", filepath.Join(models, b.script)) //nolint:noctx // as infer
-		cmd.Env = environ("PYTHONPATH="+filepath.Join(b.source, "peers"), "MLSERVER_HOST="+host, "MLSERVER_HTTP_PORT="+port)
-		return cmd
-	})
 	if err := b.save("mlserver", models); err != nil {
 		return side.Side{}, nil, err
 	}
-	settings := map[string]any{"debug": false, "parallel_workers": 0, "metrics_endpoint": nil, "logging_settings": nil}
-	for _, name := range []string{"grpc_port", "metrics_port"} {
-		address, err := side.FreeAddress()
-		if err != nil {
-			return side.Side{}, nil, err
-		}
-		_, port, err := net.SplitHostPort(address)
-		if err != nil {
-			return side.Side{}, nil, err
-		}
-		settings[name] = port
-	}
-	doc, err := json.Marshal(settings)
-	if err != nil {
-		return side.Side{}, nil, err
-	}
-	if err := os.WriteFile(filepath.Join(models, b.script, "settings.json"), doc, 0o600); err != nil {
-		return side.Side{}, nil, err
-	}
-	return start(b, ctx)
+	return side.MLServer{
+		Program: filepath.Join(b.venvs, "mlserver", "bin", "mlserver"), Model: filepath.Join(models, b.script),
+		Env: environ("PYTHONPATH=" + filepath.Join(b.source, "peers")),
+	}.Start(b.dir)
 }
 
 // save lets a peer's own library write the models that it serves.
