@@ -34,6 +34,9 @@ func (s *supervisor) attend(p *proc) {
 	} else if p.user != nil {
 		p.user.release() // otherwise it stays taken: a stranger must not meet them
 	}
+	if p.root != nil {
+		p.root.egress.close(s.children)
+	}
 	p.finishOutput()
 	oom := s.platform.oomKills(p.rec.Cgroups) > 0
 	s.platform.removeCgroups(p.rec.Cgroups)
@@ -99,15 +102,15 @@ func exitOf(d death) Exit {
 	return e
 }
 
-// signalProc signals a running process. The supervisor's lock is held.
-func (s *supervisor) signalProc(p *proc, sig syscall.Signal, group bool) {
+// signalProc signals the group of a running process. The supervisor's lock is held.
+func (s *supervisor) signalProc(p *proc, sig syscall.Signal) {
 	if !p.running {
 		return
 	}
 	if sig == syscall.SIGKILL {
 		p.killed = true
 	}
-	if err := s.children.signal(p.child, sig, group); err != nil {
+	if err := s.children.signal(p.child, sig, true); err != nil {
 		s.log.Warn("signal not sent", "id", p.rec.ID, "signal", int(sig), "error", err)
 	}
 }

@@ -51,8 +51,8 @@ func (p *platform) close() {
 }
 
 // capabilities finds out what is in force: contain makes a process namespace, probe a
-// sandbox, forks the namespaces of a fork in one, roots a root of its own, and each says why it cannot.
-func (p *platform) capabilities(contain, probe, forks, roots func() error) Capabilities {
+// sandbox, forks the namespaces of a fork in one, roots a root of its own (with out: and a way out of its network), and each says why it cannot.
+func (p *platform) capabilities(contain, probe, forks func() error, roots func(out bool) error) Capabilities {
 	c := Capabilities{
 		Users: p.users != nil, Memory: p.cgroups.has("memory"), CPU: p.cgroups.has("cpu"), Pids: p.cgroups.has("pids"),
 		Tracked: len(p.cgroups.hierarchies) > 0,
@@ -77,13 +77,16 @@ func (p *platform) capabilities(contain, probe, forks, roots func() error) Capab
 	}
 	err := p.usersWhy
 	if c.Users {
-		err = roots()
+		err = roots(false)
 	}
 	if err != nil {
 		c.NoRoots = err.Error()
 		reduce("images cannot run: %v", err)
 	} else {
 		c.Roots = true
+		if err := roots(true); err != nil {
+			c.NoEgress = err.Error()
+		}
 	}
 	for _, l := range []struct {
 		have bool

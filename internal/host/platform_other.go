@@ -48,7 +48,7 @@ func newPlatform(context.Context, Config, string) (*platform, error) { return &p
 
 func (p *platform) close() {}
 
-func (p *platform) capabilities(_, _, _, _ func() error) Capabilities {
+func (p *platform) capabilities(_, _, _ func() error, _ func(bool) error) Capabilities {
 	return Capabilities{NoRoots: errNoRoots.Error(), Reductions: []string{
 		"user code runs as the host's own user and sees its files: " + errNoIsolation.Error(),
 		"memory, CPU and process limits are not enforced: " + errNoIsolation.Error(),

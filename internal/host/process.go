@@ -169,6 +169,8 @@ type Capabilities struct {
 	// Roots: processes can have a root of their own. NoRoots says why not, if the host knows of them at all.
 	Roots   bool   `json:"roots"`
 	NoRoots string `json:"no_roots,omitempty"`
+	// NoEgress says why their networks have no way out; empty: they can.
+	NoEgress string `json:"no_egress,omitempty"`
 	// Reductions says in one sentence each what is missing and why.
 	Reductions []string `json:"reductions,omitempty"`
 }

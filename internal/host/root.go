@@ -10,8 +10,8 @@ import (
 
 // Root gives a process a root file system and a network of its own, in place of the machine's: that of an OCI image. The
 // process sees Tree with View over it, may write everywhere in it, and believes to be the user UID, to whom all of it
-// belongs; outside it is its separate user and nobody else. Its network has a loopback and nothing more; Client.Socket
-// gives sockets in it. ErrStart without Capabilities.Roots.
+// belongs; outside it is its separate user and nobody else. Its network has a loopback, and a way out
+// where it is asked for; Client.DialIn connects into it. ErrStart without Capabilities.Roots.
 type Root struct {
 	// Tree is a directory whose content belongs to root. It is never changed.
 	Tree string `json:"tree"`
@@ -20,6 +20,8 @@ type Root struct {
 	// UID and GID are who the process believes to be.
 	UID int `json:"uid"`
 	GID int `json:"gid"`
+	// Egress asks for a way out of the network, where Capabilities.NoEgress is empty; its end is the process's.
+	Egress bool `json:"egress"`
 	// Hostname is what the process is told to be called.
 	Hostname string `json:"hostname"`
 }

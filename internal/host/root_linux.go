@@ -22,11 +22,13 @@ const rootDevBytes = 1 << 20
 // nowhere; the stage inherits them and puts them together in its own mount namespace. It runs in the user namespace of the
 // process from its first moment, so that nothing of it ever has a right over anything of the machine's.
 type ownRoot struct {
-	uid, gid int      // inside
-	outside  int      // the user id of both
-	hostname string   //
+	uid, gid int // inside
+	outside  int // the user id of both
+	hostname string
+	out      bool     // there is to be an egress
 	trees    []placed // the root first, then parents before children; until the stage has them
 	network  *os.File // from the start of the process until its end
+	egress   *egress  // likewise; nil: there is no way out
 }
 
 func (r *ownRoot) close() {
@@ -67,7 +69,7 @@ func (r *ownRoot) attr() *syscall.SysProcAttr {
 
 // makeRoot makes what the specification asks for, for a process of a user id, with its working directory.
 func (s *supervisor) makeRoot(spec *Root, dir string, uid int, views []binding) (r *ownRoot, err error) {
-	r = &ownRoot{uid: spec.UID, gid: spec.GID, outside: uid, hostname: spec.Hostname}
+	r = &ownRoot{uid: spec.UID, gid: spec.GID, outside: uid, hostname: spec.Hostname, out: spec.Egress}
 	defer func() {
 		if err != nil {
 			r.close()
@@ -232,7 +234,7 @@ func (r *ownRoot) fill(spec *Root, views []binding) error {
 	if _, err := makeInside(root, "/tmp", true, 0o1777, r.outside); err != nil {
 		return fmt.Errorf("make /tmp: %w", err)
 	}
-	if err := r.etc(spec.Hostname); err != nil {
+	if err := r.etc(spec); err != nil {
 		return err
 	}
 	dev, err := newTmpfs("0755", rootDevBytes)
@@ -294,15 +296,19 @@ func (r *ownRoot) devices(dev *os.File) error {
 	return nil
 }
 
-// etc tells the process its names. There is no way out of its network, so there is no resolver either.
-func (r *ownRoot) etc(hostname string) error {
+// etc tells the process its names. Without a way out of its network there is no resolver either.
+func (r *ownRoot) etc(spec *Root) error {
 	dir, err := makeInside(r.trees[0].tree, "/etc", true, 0o755, r.outside)
 	if err != nil {
 		return fmt.Errorf("make /etc: %w", err)
 	}
 	defer dir.Close()
+	hostname, resolver := spec.Hostname, ""
+	if spec.Egress {
+		resolver = "nameserver " + egressResolver + "\n"
+	}
 	hosts := "127.0.0.1 localhost\n::1 localhost\n127.0.0.1 " + hostname + "\n"
-	for name, text := range map[string]string{"hosts": hosts, "hostname": hostname + "\n", "resolv.conf": ""} {
+	for name, text := range map[string]string{"hosts": hosts, "hostname": hostname + "\n", "resolv.conf": resolver} {
 		// What the image has there may be a link to anywhere.
 		if err := unix.Unlinkat(int(dir.Fd()), name, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("replace /etc/%s: %w", name, err)
@@ -450,8 +456,9 @@ func (r *ownRoot) started(pid int) (err error) {
 	return nil
 }
 
-// probeRoot makes a root of its own for a stage that then ends, and says why that does not work here.
-func (s *supervisor) probeRoot(ctx context.Context) error {
+// probeRoot makes a root of its own for a stage that then ends, and says why that does not work here. With egress it
+// says why its network has no way out.
+func (s *supervisor) probeRoot(ctx context.Context, out bool) error {
 	lease, err := s.platform.users.take()
 	if err != nil {
 		return err
@@ -459,7 +466,7 @@ func (s *supervisor) probeRoot(ctx context.Context) error {
 	defer lease.release()
 	dir := filepath.Join(stateDir(s.cfg.DataDir), "root-probe")
 	defer os.RemoveAll(dir)
-	spec := &Root{Tree: filepath.Join(dir, "tree"), Scratch: filepath.Join(dir, "scratch"), Hostname: "probe"}
+	spec := &Root{Tree: filepath.Join(dir, "tree"), Scratch: filepath.Join(dir, "scratch"), Hostname: "probe", Egress: out}
 	for _, d := range []string{spec.Tree, spec.Scratch} {
 		if err := os.RemoveAll(d); err != nil { // of a supervisor that was killed
 			return withoutPath(err)
@@ -482,7 +489,12 @@ func (s *supervisor) probeRoot(ctx context.Context) error {
 	if err := s.fork(p, p.root.attr(), files, p.root.enter(plan)); err != nil {
 		return err
 	}
-	if err := p.root.started(p.rec.PID); err != nil {
+	err = p.root.started(p.rec.PID)
+	if err == nil && p.root.out {
+		err = s.openEgress(p)
+		defer func() { p.root.egress.close(s.children) }()
+	}
+	if err != nil {
 		s.abandon(p)
 		return err
 	}

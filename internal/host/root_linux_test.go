@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"portico/internal/online"
 )
@@ -202,4 +204,103 @@ func (r *rig) read(id string, port int) string {
 		}
 		return string(text)
 	}
+}
+
+// outward gives an address of this machine that is no loopback, with a listener.
+func outward(t *testing.T) net.Listener {
+	t.Helper()
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range addresses {
+		if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && n.IP.IsGlobalUnicast() {
+			l, err := net.Listen("tcp4", net.JoinHostPort(n.IP.String(), "0"))
+			if err == nil {
+				t.Cleanup(func() { _ = l.Close() })
+				return l
+			}
+		}
+	}
+	t.Skip("this machine has no address but the loopback's")
+	return nil
+}
+
+// TestRootEgress reaches out of a network of its own, to another address of this machine and not to its loopback. What
+// makes the way out ends with the process, and the process with it.
+func TestRootEgress(t *testing.T) {
+	r := rooted(t)
+	if why := r.Info().Capabilities.NoEgress; why != "" {
+		t.Skip("no way out of networks here: ", why)
+	}
+	out := outward(t)
+	loopback, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer loopback.Close()
+	_, port, _ := net.SplitHostPort(loopback.Addr().String())
+	tree := tree(t)
+	hidden := net.JoinHostPort("10.0.2.2", port) // by which the program stands for the loopback
+	for _, c := range []struct {
+		id       string
+		egress   bool
+		out      string
+		resolver string
+	}{{"open", true, "ok", "nameserver " + egressResolver}, {"shut", false, "refused", ""}} {
+		spec := r.inTree(c.id, tree, 0, "dial", out.Addr().String(), hidden)
+		spec.Root.Egress = c.egress
+		if _, err := r.Start(r.ctx, spec); err != nil {
+			t.Fatal(err)
+		}
+		for !strings.Contains(r.output(c.id), "all are tried") && r.ctx.Err() == nil {
+			time.Sleep(10 * time.Millisecond)
+		}
+		said := r.output(c.id)
+		if !strings.Contains(said, "dial "+out.Addr().String()+" "+c.out) || !strings.Contains(said, "dial "+hidden+" refused") ||
+			!strings.HasPrefix(said, "resolver "+c.resolver) {
+			t.Errorf("%s says:\n%s", c.id, said)
+		}
+	}
+	if n := len(waysOut(t, r)); n != 1 {
+		t.Fatalf("%d ways out run", n)
+	}
+	if err := r.Signal(r.ctx, "open", syscall.SIGTERM, true); err != nil {
+		t.Fatal(err)
+	}
+	r.exit("open")
+	if left := waysOut(t, r); len(left) != 0 {
+		t.Errorf("%v is left of the way out", left)
+	}
+	spec := r.inTree("again", tree, 0, "serve", "80")
+	spec.Root.Egress = true
+	if _, err := r.Start(r.ctx, spec); err != nil {
+		t.Fatal(err)
+	}
+	for _, pid := range waysOut(t, r) {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Error(err)
+		}
+	}
+	if exit := r.exit("again"); exit.Signal != int(syscall.SIGKILL) {
+		t.Errorf("without a way out: %+v", exit)
+	}
+}
+
+// waysOut lists the processes that are one, of the rig's supervisor.
+func waysOut(t *testing.T, r *rig) []int {
+	t.Helper()
+	all, err := allPids()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pids []int
+	for _, pid := range all {
+		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if strings.HasPrefix(string(line), "slirp4netns\x00") && strings.Contains(string(stat), fmt.Sprintf(") S %d ", r.Info().PID)) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }

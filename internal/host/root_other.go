@@ -10,7 +10,16 @@ import (
 )
 
 // ownRoot is what Linux alone has.
-type ownRoot struct{}
+type ownRoot struct {
+	egress *egress
+	out    bool
+}
+
+type egress struct{}
+
+func (*egress) close(*children) {}
+
+func (s *supervisor) openEgress(*proc) error { return errNoRoots }
 
 var errNoRoots = errors.New("processes have no root file systems of their own on this system")
 
@@ -18,7 +27,7 @@ func (s *supervisor) makeRoot(*Root, string, int, []binding) (*ownRoot, error) {
 	return nil, errNoRoots
 }
 
-func (s *supervisor) probeRoot(context.Context) error { return errNoRoots }
+func (s *supervisor) probeRoot(context.Context, bool) error { return errNoRoots }
 
 func newSocket(*os.File) (int, error) { return -1, errNoRoots }
 

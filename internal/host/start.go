@@ -134,7 +134,7 @@ func (s *supervisor) launch(ctx context.Context, p *proc, spec *ProcessSpec) (Pr
 	p.running = true
 	s.publish(p.rec.Process)
 	if s.draining { // it came too late for the signals that drain sent
-		s.signalProc(p, syscall.SIGKILL, true)
+		s.signalProc(p, syscall.SIGKILL)
 	}
 	if p.forks != nil {
 		go s.tend(p.forks) // attend waits for it
@@ -222,7 +222,9 @@ func (s *supervisor) separate(p *proc, spec *ProcessSpec, plan *stagePlan, undo 
 		return err
 	}
 	if spec.Root != nil {
-		if p.root, err = s.makeRoot(spec.Root, spec.Dir, lease.uid, shown); err != nil {
+		root := *spec.Root
+		root.Egress = root.Egress && s.capable.NoEgress == ""
+		if p.root, err = s.makeRoot(&root, spec.Dir, lease.uid, shown); err != nil {
 			return fmt.Errorf("root: %w", err)
 		}
 		undo.add(p.root.close)
@@ -399,8 +401,14 @@ func (s *supervisor) runStage(p *proc, plan *stagePlan, files *inherited, undo *
 	}
 	undo.add(func() { s.abandon(p) })
 	if p.root != nil {
+		undo.add(func() { p.root.egress.close(s.children) })
 		if err := p.root.started(p.rec.PID); err != nil {
 			return err
+		}
+		if p.root.out {
+			if err := s.openEgress(p); err != nil {
+				return fmt.Errorf("way out of its network: %w", err)
+			}
 		}
 	}
 	if err := enterCgroups(p.rec.Cgroups, p.rec.PID); err != nil {

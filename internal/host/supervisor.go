@@ -133,7 +133,7 @@ func (s *supervisor) run(ctx context.Context) error {
 		func() (err error) { s.inside, err = s.contain(); return err },
 		func() error { return s.probeSandbox(ctx, false) },
 		func() error { return s.probeSandbox(ctx, true) },
-		func() error { return s.probeRoot(ctx) },
+		func(out bool) error { return s.probeRoot(ctx, out) },
 	)
 	defer s.inside.close()
 	return s.serveUntilEnd(ctx)
@@ -202,7 +202,7 @@ func (s *supervisor) drain(grace time.Duration, signals <-chan os.Signal) {
 	s.mu.Lock()
 	s.draining = true
 	for _, p := range s.procs {
-		s.signalProc(p, syscall.SIGTERM, true)
+		s.signalProc(p, syscall.SIGTERM)
 	}
 	s.mu.Unlock()
 	ended := make(chan struct{})
@@ -220,7 +220,7 @@ func (s *supervisor) drain(grace time.Duration, signals <-chan os.Signal) {
 	}
 	s.mu.Lock()
 	for _, p := range s.procs {
-		s.signalProc(p, syscall.SIGKILL, true)
+		s.signalProc(p, syscall.SIGKILL)
 	}
 	s.mu.Unlock()
 	<-ended // each is bounded by stageTimeout, endTimeout and outputTimeout

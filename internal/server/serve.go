@@ -246,6 +246,8 @@ func (s *serving) openEngine(ctx context.Context) error {
 	how := "podman keeps them"
 	if err := s.images(); err != nil {
 		how = "none: " + err.Error()
+	} else if why := s.host.Info().Capabilities.NoEgress; why != "" {
+		how += "; their programs reach nothing outside: " + why
 	}
 	s.values = append(s.values, Value{Key: "images_in_force", Value: how, Source: "machine"})
 	return nil

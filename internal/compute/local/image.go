@@ -80,6 +80,7 @@ func (l *launcher) imageSpec(spec inference.WorkerSpec, start int) (host.Process
 		User: host.UserSeparate, Limits: limits, View: view,
 		Root: &host.Root{
 			Tree: image.Tree, Scratch: l.scratch(spec.Index), UID: image.UID, GID: image.GID, Hostname: l.instance,
+			Egress: true,
 		},
 		Log: host.LogSpec{Dir: l.logDir(spec.Index), FileBytes: l.b.cfg.LogFileBytes, Files: l.b.cfg.LogFiles},
 	}, nil

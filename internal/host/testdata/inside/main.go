@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 )
 
 func main() {
@@ -16,6 +17,18 @@ func main() {
 		look()
 	case "serve":
 		serve(os.Args[2])
+	case "dial":
+		resolver, _ := os.ReadFile("/etc/resolv.conf")
+		fmt.Printf("resolver %s", resolver)
+		for _, address := range os.Args[2:] {
+			conn, err := net.DialTimeout("tcp", address, 10*time.Second) //nolint:noctx // it ends
+			say("dial "+address, err)
+			if err == nil {
+				conn.Close()
+			}
+		}
+		fmt.Println("all are tried")
+		time.Sleep(time.Hour) // until it is ended
 	}
 }
 

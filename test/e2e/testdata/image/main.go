@@ -59,10 +59,14 @@ func tell(w http.ResponseWriter, r *http.Request) {
 		env[k] = v
 	}
 	interfaces, _ := net.Interfaces()
+	var networks []string
+	for _, i := range interfaces {
+		networks = append(networks, i.Name)
+	}
 	_, outside := os.Stat("/usr")
 	_ = json.NewEncoder(w).Encode(map[string]any{
 		"method": r.Method, "target": r.RequestURI, "body": string(body), "pid": os.Getpid(), "uid": os.Getuid(), "gid": os.Getgid(),
 		"model": string(model), "modelError": fmt.Sprint(err), "code": string(code), "writes": writes, "earlier": string(earlier), "hostname": name, "dir": dir,
-		"env": env, "args": os.Args, "interfaces": len(interfaces), "outside": outside == nil, "host": r.Host,
+		"env": env, "args": os.Args, "networks": strings.Join(networks, " "), "outside": outside == nil, "host": r.Host,
 	})
 }
