@@ -1,11 +1,22 @@
 package environment
 
 import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"portico/internal/online"
 )
@@ -89,3 +100,192 @@ func TestImageOf(t *testing.T) {
 		t.Errorf("the machine's accounts were asked: %+v", got)
 	}
 }
+
+// store is podman with a store of a test's own.
+type store struct {
+	t    *testing.T
+	conf string
+}
+
+func newStore(t *testing.T) *store {
+	t.Helper()
+	if _, err := exec.LookPath("podman"); err != nil || os.Geteuid() != 0 {
+		t.Skip("podman is not installed, or this is not root")
+	}
+	dir := t.TempDir()
+	s := &store{t: t, conf: filepath.Join(dir, "storage.conf")}
+	text := fmt.Sprintf("[storage]\ndriver = \"vfs\"\ngraphroot = %q\nrunroot = %q\n", filepath.Join(dir, "graph"), filepath.Join(dir, "run"))
+	if err := os.WriteFile(s.conf, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func (s *store) getenv(name string) (string, bool) {
+	if name == "CONTAINERS_STORAGE_CONF" {
+		return s.conf, true
+	}
+	return os.LookupEnv(name)
+}
+
+func (s *store) run(stdin io.Reader, args ...string) string {
+	s.t.Helper()
+	cmd := exec.CommandContext(s.t.Context(), "podman", args...)
+	cmd.Env, cmd.Stdin = append(os.Environ(), "CONTAINERS_STORAGE_CONF="+s.conf), stdin
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		s.t.Fatalf("podman %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// load makes an image of one file.
+func (s *store) load(tag, content string) {
+	s.t.Helper()
+	s.run(archive(s.t, tar.Header{Name: "app/serve", Typeflag: tar.TypeReg, Linkname: content, Mode: 0o4755}), "import", "--quiet",
+		"--change", `ENTRYPOINT ["/app/serve"]`, "--change", "ENV A=b", "--change", "USER 7:8", "--change", "WORKDIR /app", "-", tag)
+}
+
+func (s *store) builder(change func(*Config)) *Builder {
+	s.t.Helper()
+	cfg := Config{Dir: filepath.Join(s.t.TempDir(), "environments"), Runner: ExecRunner{}, Getenv: s.getenv, Pythons: nil, OnlyPythons: true}
+	if change != nil {
+		change(&cfg)
+	}
+	b, err := New(cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(b.Close)
+	return b
+}
+
+// left is what builds left behind beside what is complete.
+func (s *store) left(b *Builder) string {
+	s.t.Helper()
+	made, err := filepath.Glob(filepath.Join(b.cfg.Dir, "image-*"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return s.run(nil, "ps", "--all", "--quiet") + strings.Join(made, " ")
+}
+
+func TestEnsureImage(t *testing.T) {
+	s := newStore(t)
+	s.load("localhost/words:latest", "first")
+	b := s.builder(nil)
+	var log bytes.Buffer
+	first, err := b.EnsureImage(t.Context(), "words:1", "localhost/words:latest", &log)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, &log)
+	}
+	want := Image{
+		ID: first.ID, Tree: filepath.Join(b.cfg.Dir, first.ID, treeDir), Digest: first.Digest, Entrypoint: []string{"/app/serve"},
+		Env: first.Env, Dir: "/app", UID: 7, GID: 8, Home: "/",
+	}
+	if !reflect.DeepEqual(first, want) || !slices.Contains(first.Env, "A=b") || !strings.HasPrefix(first.Digest, "sha256:") {
+		t.Errorf("%+v", first)
+	}
+	if info, err := os.Stat(filepath.Join(first.Tree, "app", "serve")); err != nil || info.Mode() != 0o755 {
+		t.Errorf("%v %v", info, err)
+	}
+	if !strings.Contains(log.String(), first.Digest) || strings.Contains(log.String(), b.cfg.Dir) {
+		t.Errorf("log:\n%s", &log)
+	}
+	if d, err := b.Describe(first.ID); err != nil || d.Source != "image localhost/words:latest" || d.Bytes == 0 {
+		t.Errorf("%+v %v", d, err)
+	}
+
+	// The tag moves and its first image goes: the version that has it keeps it, another gets the new one.
+	s.run(nil, "rmi", "localhost/words:latest")
+	s.load("localhost/words:latest", "second")
+	again, err := b.EnsureImage(t.Context(), "words:1", "localhost/words:latest", nil)
+	if err != nil || !reflect.DeepEqual(again, first) {
+		t.Errorf("%+v %v", again, err)
+	}
+	var wg sync.WaitGroup
+	var others [3]Image
+	for i := range others {
+		wg.Go(func() {
+			var err error
+			if others[i], err = b.EnsureImage(t.Context(), fmt.Sprint("words:", 2+i%2), "localhost/words:latest", nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if others[0].ID == first.ID || others[0].ID != others[1].ID || others[0].ID != others[2].ID {
+		t.Errorf("%+v", others)
+	}
+	if text, _ := os.ReadFile(filepath.Join(others[0].Tree, "app", "serve")); string(text) != "second" {
+		t.Errorf("the new image holds %q", text)
+	}
+	// A builder that starts anew keeps what was complete.
+	b.Close()
+	later := s.builder(func(c *Config) { c.Dir = b.cfg.Dir })
+	if again, err := later.EnsureImage(t.Context(), "words:1", "localhost/words:latest", nil); err != nil || !reflect.DeepEqual(again, first) {
+		t.Errorf("%+v %v", again, err)
+	}
+	if err := later.Remove(first.ID); err != nil {
+		t.Fatal(err)
+	}
+	_, err = later.EnsureImage(t.Context(), "words:1", "localhost/words:latest", nil)
+	if !online.IsCode(err, online.CodeImageBuildFailure) || !strings.Contains(err.Error(), first.Digest) {
+		t.Errorf("an image that is gone everywhere: %v", err)
+	}
+	if left := s.run(nil, "ps", "--all", "--quiet"); left != "" {
+		t.Errorf("containers are left: %s", left)
+	}
+}
+
+func TestEnsureImageThatCannotBe(t *testing.T) {
+	s := newStore(t)
+	s.load("localhost/big", strings.Repeat("x", 1<<20))
+	for name, c := range map[string]struct {
+		change    func(*Config)
+		reference string
+		code      online.Code
+		says      string
+	}{
+		"not here":   {nil, "localhost/none", online.CodeImageBuildFailure, "podman build or podman load"},
+		"not pulled": {func(c *Config) { c.NeverPull = true }, "registry.invalid/none", online.CodeImageBuildFailure, "does not pull"},
+		"no name":    {nil, "docker-archive:/etc/x", online.CodeBadArgument, "not the name of an image"},
+		"no podman":  {func(c *Config) { c.Podman = never }, "localhost/big", online.CodeNotImplemented, "podman"},
+		"too big":    {func(c *Config) { c.MaxBytes = 512 << 10 }, "localhost/big", online.CodeImageBuildFailure, "bigger than"},
+		"too slow":   {func(c *Config) { c.BuildTimeout = time.Millisecond }, "localhost/big", online.CodeImageBuildFailure, "build timeout"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := s.builder(c.change)
+			_, err := b.EnsureImage(t.Context(), name, c.reference, nil)
+			if !online.IsCode(err, c.code) || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("%v", err)
+			}
+			if left := s.left(b); left != "" {
+				t.Errorf("left: %s", left)
+			}
+		})
+	}
+	// Who gives up is told so, and nothing stays.
+	b := s.builder(nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	gone := errors.New("gone")
+	_, err := b.EnsureImage(ctx, "v", "localhost/big", writerFunc(func(p []byte) (int, error) {
+		if strings.Contains(string(p), "unpacking") {
+			cancel()
+			return 0, gone
+		}
+		return len(p), nil
+	}))
+	cancel()
+	if !errors.Is(err, gone) && !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+	b.Close()
+	if left := s.left(b); left != "" {
+		t.Errorf("left: %s", left)
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }

@@ -165,7 +165,7 @@ func overlay(lower *os.File, scratch string, uid int) (tree *os.File, err error)
 	if err := os.Chown(upper, uid, uid); err != nil { // it is the root directory that the process sees
 		return nil, withoutPath(err)
 	}
-	return tree, onThread(func() error {
+	err = onThread(func() (err error) {
 		// An overlay wants its parts in the mount namespace of its maker, and nobody else is to see them.
 		if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
 			return err
@@ -188,6 +188,7 @@ func overlay(lower *os.File, scratch string, uid int) (tree *os.File, err error)
 		tree, err = newOverlay("/tmp", fdPath(parts[0]), fdPath(parts[1]))
 		return err
 	})
+	return tree, err
 }
 
 func newOverlay(lower, upper, work string) (*os.File, error) {
@@ -222,10 +223,11 @@ func (s *supervisor) procTree() (tree *os.File, err error) {
 		return nil, withoutPath(err)
 	}
 	defer namespace.Close()
-	return tree, s.mounts.in(namespace, func() error {
+	err = s.mounts.in(namespace, func() (err error) {
 		tree, err = openTree("/proc", "/proc", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
 		return err
 	})
+	return tree, err
 }
 
 // fill puts into the tree what every process needs and what is to be seen in it.

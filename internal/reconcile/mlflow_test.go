@@ -29,6 +29,7 @@ type asked struct {
 	spec    online.EnvironmentSpec
 	version online.ID
 	image   string
+	program []string // of every image
 }
 
 func (a *asked) Ensure(_ context.Context, spec online.EnvironmentSpec, _ io.Writer) (Environment, error) {
@@ -38,7 +39,7 @@ func (a *asked) Ensure(_ context.Context, spec online.EnvironmentSpec, _ io.Writ
 
 func (a *asked) EnsureImage(_ context.Context, version online.ID, image string, _ io.Writer) (Environment, error) {
 	a.version, a.image = version, image
-	return Environment{ID: "image-1", Image: &compute.Image{Tree: "/tree", Command: []string{"serve"}}}, nil
+	return Environment{ID: "image-1", Image: &compute.Image{Tree: "/tree", Command: a.program}}, nil
 }
 
 type buffer struct{ bytes.Buffer }

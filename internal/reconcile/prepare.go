@@ -115,6 +115,10 @@ func (p *preparations) run(ctx context.Context, r *preparation, d *store.Deploym
 		if out.environment, err = p.env.EnsureImage(ctx, d.Spec.Environment.ID(), d.Spec.Image, progress); err != nil {
 			return nil, online.StageEnvironment, targetError(online.CodeImageBuildFailure, "properties.environmentId", err)
 		}
+		if d.Spec.Command == "" && len(out.environment.Image.Command) == 0 {
+			return nil, online.StageEnvironment, online.Errorf(online.CodeImageBuildFailure, "properties.environmentId",
+				"the image names no program to start; give one in the property %s of the deployment", online.PropertyCommand)
+		}
 	} else if spec, target, err := environmentOf(assets[online.KindEnvironment], model, progress); err != nil {
 		return nil, online.StageEnvironment, targetError(online.CodeImageBuildFailure, target, err)
 	} else if spec != nil {
