@@ -118,6 +118,11 @@ func newStore(t *testing.T) *store {
 	if err := os.WriteFile(s.conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	info := exec.CommandContext(t.Context(), "podman", "info")
+	info.Env = append(os.Environ(), "CONTAINERS_STORAGE_CONF="+s.conf)
+	if out, err := info.CombinedOutput(); err != nil {
+		t.Skipf("podman does not work here: %v\n%s", err, out)
+	}
 	return s
 }
 

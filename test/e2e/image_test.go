@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"portico/internal/host"
 )
 
 // imageSeen is what the server in the image says of itself and of a request.
@@ -112,6 +114,19 @@ request_settings: {request_timeout_ms: 60000, max_concurrent_requests_per_instan
 ` + strings.Join(more, "\n") + "\n"
 }
 
+// needsRoots skips where the kernel does not let the host give processes root file systems of their own.
+func (s *server) needsRoots() {
+	s.t.Helper()
+	c, err := host.Dial(s.t.Context(), s.dir)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer c.Close()
+	if capable := c.Info().Capabilities; !capable.Roots {
+		s.t.Skip("images cannot run here: ", capable.NoRoots)
+	}
+}
+
 func (s *server) boxed(deployment, method, path, body string) (imageSeen, answer) {
 	s.t.Helper()
 	a := s.ask(method, "boxed", path, s.key("boxed"), body, "azureml-model-deployment", deployment)
@@ -129,9 +144,10 @@ func (s *server) boxed(deployment, method, path, body string) (imageSeen, answer
 func TestImage(t *testing.T) {
 	t.Parallel()
 	images := newImageStore(t)
+	s := startWith(t, images.env, filepath.Join(t.TempDir(), "data"))
+	s.needsRoots()
 	images.build("localhost/boxed:latest", "CMD [\"8501\"]\n")
 	images.build("localhost/boxed:user", "USER 1000:1001\nWORKDIR /work/here\nCMD [\"80\"]\n")
-	s := startWith(t, images.env, filepath.Join(t.TempDir(), "data"))
 	dir := files(t, map[string]string{
 		"endpoint.yml": endpointYAML("boxed"), "words.txt": "one two", "src/settings.txt": "of the code",
 		"blue.yml": imageYAML("blue", "localhost/boxed:latest", "instance_count: 2",
