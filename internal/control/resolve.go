@@ -316,9 +316,6 @@ func (s *Service) checkEnvironment(spec *online.DeploymentSpec, a *online.AssetS
 	packages := e.Packages()
 	if e.Image != "" && !packages && (spec.Runtime == online.RuntimeServer || e.InferenceConfig != (online.InferenceConfig{})) {
 		spec.Runtime, spec.Image = online.RuntimeServer, e.Image
-		if fault := s.checkImage(spec, target); fault != nil {
-			return fault
-		}
 	}
 	switch routes := e.InferenceConfig; {
 	case spec.Runtime == online.RuntimeServer:
@@ -334,6 +331,9 @@ func (s *Service) checkEnvironment(spec *online.DeploymentSpec, a *online.AssetS
 			if _, ok := route.Clean(r.of.Path); !ok {
 				return online.Errorf(online.CodeBadArgument, target, "the path of the environment's %s, %.80q, is not one of a URL", r.name, r.of.Path)
 			}
+		}
+		if spec.Image != "" {
+			return s.checkImage(spec, target)
 		}
 		return nil
 	case routes != (online.InferenceConfig{}) && packages:

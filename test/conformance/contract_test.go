@@ -88,14 +88,14 @@ var contract = []line{
 	{"custom", "the scoring route / has every path below it", []string{"root/the root", "root//score", "root/KServe", "root/chat", "root/any method"}, ""},
 	{"custom", "the model is mounted at /var/azureml-app/azureml-models/NAME/VERSION, or below model_mount_path", []string{"root/mount", "mounted/mount"},
 		"the path without root: a process sees the machine's files then"},
-	{"custom", "images of public and the workspace's registries", []string{"TestCustomServers"}, "images are not run: an image alone is refused, a command stands in for it"},
+	{"custom", "images of public and the workspace's registries", []string{"TestCustomServers"}, "images are run where podman is (test/e2e has one); here one that does not say where its server answers is refused"},
 	{"custom", "gRPC by MIR_MODEL_USE_HTTP2", []string{"TestCustomServers"}, "not implemented: the front door speaks HTTP/1.1; the variable is refused"},
 	{"custom", "at a desk", nil, "portico infer runs scripts and models; a server of your own is started by its own command"},
 	{"Triton", "type triton_model, a folder NAME/VERSION/model.onnx, no script, no environment", []string{"TestTriton"}, "models of other frameworks are refused"},
 	{"Triton", "config.pbtxt", []string{"kserve/more than max_batch_size", "TestTriton"}, "what else it may hold: internal/onnx and internal/onnxserve"},
 	{"Triton", "KServe v2 by tritonclient", []string{"kserve/*", "TestTriton"}, "Triton's own extensions beside binary tensors: statistics, repository control, shared memory"},
 	{"Triton", "not at a desk, not in the studio's test tab", []string{"TestTriton"}, "portico infer serves it"},
-	{"images", "curated images are refreshed; who wants that deploys again", nil, "there are no images"},
+	{"images", "curated images are refreshed; who wants that deploys again", nil, "curated environments are packages; a version with an image keeps the one that it got first"},
 }
 
 // TestContract sees that what the table names is there.

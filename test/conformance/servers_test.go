@@ -123,7 +123,7 @@ var refusedServers = map[string]struct{ yaml, want string }{
 	"without inference_config": {"command: python3 server.py\ncode_configuration: {code: ./src}\nenvironment: {image: docker.io/library/python}\n", "inferenceConfig lacks livenessRoute"},
 	"without a route": {"command: python3 server.py\ncode_configuration: {code: ./src}\nenvironment:\n" +
 		strings.Replace(fmt.Sprintf(routes, "/"), "    readiness_route: {path: /ready, port: 8081}\n", "", 1), "lacks readinessRoute"},
-	"an image alone": {"environment:\n  image: docker.io/tensorflow/serving:latest\n" + fmt.Sprintf(routes, "/"), "images are not run yet"},
+	"an image alone": {"environment: {image: docker.io/tensorflow/serving:latest}\n", "without an inferenceConfig"},
 	"gRPC": {"command: python3 server.py\ncode_configuration: {code: ./src}\nenvironment_variables: {MIR_MODEL_USE_HTTP2: \"true\"}\nenvironment:\n" +
 		fmt.Sprintf(routes, "/"), "MIR_MODEL_USE_HTTP2"},
 }
