@@ -25,7 +25,7 @@ type extraction struct {
 	root  *os.Root
 	bytes int64 // that may still be written
 	limit int64
-	dirs  []*tar.Header // they get their modes last: some take no files
+	dirs  []*tar.Header // they get their modes last: a later entry of the same name may change one
 }
 
 // extract unpacks an archive into an empty directory and gives the size in bytes. Everything belongs to this process's
@@ -162,9 +162,14 @@ func (x *extraction) file(h *tar.Header, content io.Reader) error {
 	return errors.Join(err, f.Close())
 }
 
-// safeMode is an entry's mode without the bits by which a program gets another user's rights.
+// safeMode is an entry's mode without the bits by which a program gets another user's rights. The owner may read and write:
+// root, who an image mostly expects to be, is not asked for that elsewhere, and here has no rights but an owner's.
 func safeMode(h *tar.Header) fs.FileMode {
-	return h.FileInfo().Mode() & (fs.ModePerm | fs.ModeSticky)
+	owner := fs.FileMode(0o600)
+	if h.Typeflag == tar.TypeDir {
+		owner = 0o700
+	}
+	return h.FileInfo().Mode()&(fs.ModePerm|fs.ModeSticky) | owner
 }
 
 // inTree is a name of an archive, relative to the root of its tree. What points elsewhere is no archive of a file system.

@@ -68,7 +68,7 @@ func TestExtract(t *testing.T) {
 		mode    fs.FileMode
 		content string
 	}{
-		"tmp": {mode: fs.ModeDir | fs.ModeSticky | 0o777}, "closed": {mode: fs.ModeDir | 0o500}, "closed/file": {0o400, "inside"},
+		"tmp": {mode: fs.ModeDir | fs.ModeSticky | 0o777}, "closed": {mode: fs.ModeDir | 0o700}, "closed/file": {0o600, "inside"},
 		"bin/su": {0o755, "program"}, "bin/other": {0o755, "program"}, "twice": {0o644, "second"}, "turns": {mode: fs.ModeDir | 0o755},
 	} {
 		info, err := os.Lstat(filepath.Join(dir, name))
