@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"io"
 	"io/fs"
 	"net/http"
 	"os"
@@ -200,7 +201,19 @@ func TestImage(t *testing.T) {
 	// The image is deleted, and its tag means another one: the deployment keeps what it was made from.
 	images.podman("rmi", "--force", "localhost/boxed:latest", "localhost/boxed:user")
 	images.build("localhost/boxed:latest", "ENV WHERE=newer\nCMD [\"8501\"]\n")
+	// The server is killed while they answer.
+	answering, err := s.http.Do(s.request(t.Context(), "GET", "boxed", "/v1/endless", s.key("boxed"), ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answering.Body.Close()
+	if _, err := answering.Body.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
 	s.kill()
+	if _, err := io.Copy(io.Discard, answering.Body); err == nil {
+		t.Error("an answer of a server that was killed came to an end")
+	}
 	s.up()
 	s.eventually("the same processes serve", func() bool {
 		got, a := s.boxed("blue", "GET", "/", "")
@@ -225,7 +238,7 @@ func TestImage(t *testing.T) {
 	if left := strings.TrimSpace(images.podman("ps", "--all", "--quiet")); left != "" {
 		t.Errorf("containers are left: %s", left)
 	}
-	if log := s.must("ml", "online-deployment", "get-logs", "-n", "blue", "-e", "boxed"); !strings.Contains(log, "the server listens on 8501") {
+	if log := s.must("ml", "online-deployment", "get-logs", "-n", "blue", "-e", "boxed"); !strings.Contains(log, "the server listens on 8501") || !strings.Contains(log, "an answer was given up") {
 		t.Errorf("log: %s", log)
 	}
 

@@ -32,6 +32,12 @@ func main() {
 		w.(http.Flusher).Flush()
 		fmt.Fprint(w, "data: last\n\n")
 	})
+	http.HandleFunc("GET /v1/endless", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, "data: first\n\n")
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+		fmt.Println("an answer was given up")
+	})
 	http.HandleFunc("POST /v1/exit", func(http.ResponseWriter, *http.Request) { os.Exit(3) })
 	http.HandleFunc("/", tell)
 	l, err := net.Listen("tcp", ":"+port) //nolint:noctx,gosec // its network is its own
