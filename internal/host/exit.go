@@ -29,10 +29,13 @@ func (s *supervisor) attend(p *proc) {
 	ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
 	defer cancel()
 	err := endMembers(ctx, p.rec)
-	if err != nil {
+	if err != nil { // its user id, and those of its forks, stay taken: a stranger must not meet what is left
 		s.log.Error("process left others behind that do not end", "id", p.rec.ID, "error", err)
-	} else if p.user != nil {
-		p.user.release() // otherwise it stays taken: a stranger must not meet them
+	} else {
+		if p.user != nil {
+			p.user.release()
+		}
+		p.forks.left()
 	}
 	if p.root != nil {
 		p.root.egress.close(s.children)

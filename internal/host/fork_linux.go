@@ -178,7 +178,7 @@ func (k *fork) discard(s *supervisor) {
 }
 
 // prepareFork makes what a fork needs besides the child: a user id, cgroups and a root file system.
-func (s *supervisor) prepareFork() (k *fork, err error) {
+func (s *supervisor) prepareFork(f *forkServer) (k *fork, err error) {
 	k = &fork{}
 	defer func() {
 		if err != nil {
@@ -188,7 +188,7 @@ func (s *supervisor) prepareFork() (k *fork, err error) {
 	if k.cgroups, err = s.platform.makeCgroups("fork."+newMark(), Limits{}); err != nil || !s.capable.Users {
 		return k, err
 	}
-	if k.user, err = s.platform.users.take(); err != nil {
+	if k.user, err = f.ids.take(); err != nil {
 		return k, err
 	}
 	if k.root, err = newForkRoot(s.mounts, k.user.uid); err != nil {
@@ -217,7 +217,7 @@ func (s *supervisor) orderFork(f *forkServer) (k *fork, err error) {
 	f.prepared = nil
 	f.mu.Unlock()
 	if k == nil {
-		if k, err = s.prepareFork(); err != nil {
+		if k, err = s.prepareFork(f); err != nil {
 			return nil, err
 		}
 	}

@@ -13,6 +13,8 @@ type forkServer struct{}
 
 func (*forkServer) stop() {}
 
+func (*forkServer) left() {}
+
 func (s *supervisor) newForkServer(*proc, ForkSpec, *inherited, *undoing) error { return errNoFork }
 
 func (s *supervisor) tend(*forkServer) {}

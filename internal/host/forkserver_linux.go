@@ -24,6 +24,7 @@ type forkServer struct {
 	report json.RawMessage
 	failed error
 
+	ids   *forkIDs      // nil where there are no user ids
 	taken chan struct{} // a spare was taken
 	ended chan struct{} // the process is no more
 	over  chan struct{} // nothing of it is left here
@@ -45,7 +46,7 @@ func (s *supervisor) newForkServer(p *proc, spec ForkSpec, files *inherited, und
 	undo.add(func() { _ = ours.Close() })
 	files.files[3] = theirs
 	p.forks = &forkServer{
-		p: p, spares: spec.Spares, control: ours,
+		p: p, spares: spec.Spares, control: ours, ids: newForkIDs(s.platform.users),
 		ready: make(chan struct{}), taken: make(chan struct{}, 1), ended: make(chan struct{}), over: make(chan struct{}),
 	}
 	return nil
@@ -124,7 +125,7 @@ func (f *forkServer) fill(s *supervisor) bool {
 		f.waiting = append(f.waiting, k)
 		f.mu.Unlock()
 	}
-	if next, err := s.prepareFork(); err == nil { // an error is told when a fork is wanted
+	if next, err := s.prepareFork(f); err == nil { // an error is told when a fork is wanted
 		f.mu.Lock()
 		next, f.prepared = f.prepared, next
 		f.mu.Unlock()
@@ -177,6 +178,13 @@ func (f *forkServer) stop() {
 	close(f.ended)
 	_ = f.control.Close()
 	<-f.over
+}
+
+// left says that the fork server has ended with all that it started.
+func (f *forkServer) left() {
+	if f != nil {
+		f.ids.leave()
+	}
 }
 
 // reported waits for the report of a fork server and adds it to what is told of the process.

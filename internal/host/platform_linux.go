@@ -138,6 +138,7 @@ type users struct {
 type userLease struct {
 	users *users
 	uid   int
+	ids   *forkIDs // which has it until all of it has ended; nil: it is nobody else's
 }
 
 func openUsers(first, last int) (*users, error) {
@@ -177,6 +178,15 @@ func (u *users) lock(uid int, how int16) error {
 
 // release gives the id back.
 func (l *userLease) release() {
+	if l.ids != nil {
+		l.ids.back(l)
+		return
+	}
+	l.free()
+}
+
+// free lets everybody have the id.
+func (l *userLease) free() {
 	l.users.mu.Lock()
 	defer l.users.mu.Unlock()
 	delete(l.users.held, l.uid)
