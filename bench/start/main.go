@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -85,7 +86,7 @@ func (o *options) bench(ctx context.Context, dir string) (err error) {
 		}
 	}
 	report(rows)
-	return nil
+	return b.floor(ctx)
 }
 
 type bench struct {
@@ -302,6 +303,31 @@ func report(rows []*row) {
 		fmt.Printf("| %s | %.1f | %.1f, %.1f | %.1f | %.1f | %.1f | %.1f |\n", r.name, millis(mid), millis(r.took[0]),
 			millis(r.took[len(r.took)*9/10]), float64(first)/float64(mid), millis(median(r.cpu)), float64(median(r.private))/1e6, float64(median(r.resident))/1e6)
 	}
+}
+
+// floor prints what the same fork takes where nothing is set up.
+func (b *bench) floor(ctx context.Context) error {
+	cmd := exec.CommandContext(ctx, b.o.python, "bench/start/floor.py", b.runtime, filepath.Join(b.o.model, "model.joblib"),
+		body, strconv.Itoa(b.o.starts))
+	for name, value := range b.environment(nil) {
+		cmd.Env = append(cmd.Env, name+"="+value.Reveal())
+	}
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return fmt.Errorf("fork without any setting up: %w", err)
+	}
+	var took []time.Duration
+	for _, f := range strings.Fields(string(out)) {
+		ms, err := strconv.ParseFloat(f, 64)
+		if err != nil {
+			return fmt.Errorf("read what a bare fork took: %w", err)
+		}
+		took = append(took, time.Duration(ms*float64(time.Millisecond)))
+	}
+	slices.Sort(took)
+	fmt.Printf("\nos.fork() in Python, model and predict() alone: median %.1f ms, fastest %.1f\n", millis(median(took)), millis(took[0]))
+	return nil
 }
 
 func median[T time.Duration | int64](values []T) T {

@@ -21,7 +21,8 @@ const (
 // on it gets one message per fork, {"isolate": bool}, with descriptors: a stream socket for the child, and files of
 // cgroups into each of which the child writes a 0. The child must have the supervisor as its parent. On its socket, one
 // JSON object a line, it says {} once it leads a session and has, if it is to isolate itself, user, mount and IPC
-// namespaces of its own; is told {"uid": N}; gives up everything but that id and says {}; is told argv, env, dir and
+// namespaces of its own; is told {"uid": N, "touch": [[address, pages], ...]}; gives up everything but that id and says {};
+// may write to those pages ahead of time, which costs nobody anything now; is told argv, env, dir and
 // files, the numbers that the descriptors with that message must get; says {} and is the process. Where it fails it
 // says {"error": "why"}, as does the fork server when it cannot fork.
 type ForkSpec struct {
@@ -35,8 +36,12 @@ type forkOrder struct {
 
 // forkIdentity is what a fork is told first.
 type forkIdentity struct {
-	UID int `json:"uid"`
+	UID   int         `json:"uid"`
+	Touch []pageRange `json:"touch,omitempty"` // pages that the last fork wrote to
 }
+
+// pageRange is pages in a row: the address of the first, and how many.
+type pageRange [2]uint64
 
 // forkPlan makes a fork the process that was asked for. It holds the environment and travels over the socket only.
 type forkPlan struct {

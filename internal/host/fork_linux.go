@@ -47,8 +47,8 @@ func talkPair(kind int) (ours *net.UnixConn, theirs *os.File, err error) {
 	return nil, nil, fmt.Errorf("make socket pair: %w", err)
 }
 
-// setUpFork makes p a fork of what spec.From names. It does what setUp does for others. What the child is not needed for
-// comes first: without a spare it is being forked meanwhile.
+// setUpFork makes p a fork of what spec.From names. It does what setUp does for others, as much as it can at the same
+// time: without a spare the child is being forked meanwhile, and the record is on its way to the disk.
 func (s *supervisor) setUpFork(p *proc, spec *ProcessSpec, undo *undoing) error {
 	f, err := s.forkServerOf(spec.From)
 	if err != nil {
@@ -65,46 +65,78 @@ func (s *supervisor) setUpFork(p *proc, spec *ProcessSpec, undo *undoing) error 
 	p.user, p.rec.Cgroups, p.rec.From = k.user, k.cgroups, spec.From
 	if k.root != nil {
 		p.rec.UID = k.user.uid
-		shown, err := give(spec.View, k.user.uid)
-		if err != nil {
-			return err
-		}
-		if err := k.root.add(shown); err != nil {
-			return err
-		}
 	}
-	if err := s.platform.cgroups.limit(k.cgroups, spec.Limits); err != nil {
-		return err
+	recorded := func() error { return nil } // nothing is to be recorded yet
+	isBorn := func() {
+		p.child = k.child
+		p.rec.PID, p.rec.StartTime, p.rec.Started = k.child.pid, startTime(k.child.pid), time.Now().UTC()
+		recorded = meanwhile(func() error { return s.record(p) })
 	}
-	if p.log, err = newLogWriter(spec.Log); err != nil {
-		return err
+	if p.rec.Spare {
+		isBorn()
 	}
-	undo.add(p.log.close)
-	files, err := s.openFiles(p, spec, undo)
-	if err != nil {
-		return err
-	}
+	files, err := s.dressFork(p, k, spec, undo)
 	defer files.closePassed()
-	if !p.rec.Spare {
-		if err := s.raiseFork(f, k); err != nil {
-			return fmt.Errorf("%w: %w", ErrForkServer, err)
-		}
-	} else if k.root != nil {
-		if err := k.root.show(); err != nil {
-			return err
+	if err == nil && !p.rec.Spare {
+		if err = s.raiseFork(f, k, isBorn); err != nil {
+			err = fmt.Errorf("%w: %w", ErrForkServer, err)
 		}
 	}
-	p.child = k.child
-	p.rec.PID, p.rec.StartTime, p.rec.Started = k.child.pid, startTime(k.child.pid), time.Now().UTC()
-	if err := s.recordStart(p, undo); err != nil {
+	if unrecorded := recorded(); unrecorded != nil {
+		return errors.Join(unrecorded, err)
+	} else if p.child != nil {
+		undo.add(func() { s.unrecord(p.rec.ID) })
+	}
+	if err != nil {
 		return err
 	}
 	if err := k.becomes(p, spec, files); err != nil {
 		return err
 	}
 	k.hangUp()
+	f.became(k.child)
 	go p.pump()
 	return nil
+}
+
+// meanwhile does work while its caller goes on; the result waits for it.
+func meanwhile(work func() error) (wait func() error) {
+	done := make(chan error, 1)
+	go func() { done <- work() }()
+	return func() error { return <-done }
+}
+
+// dressFork makes what the plan of a fork needs: its views, limits, log, and the files that it inherits.
+func (s *supervisor) dressFork(p *proc, k *fork, spec *ProcessSpec, undo *undoing) (*inherited, error) {
+	limited := meanwhile(func() error { return s.platform.cgroups.limit(k.cgroups, spec.Limits) })
+	err := k.show(spec.View, p.rec.Spare)
+	if err = errors.Join(limited(), err); err != nil {
+		return &inherited{}, err
+	}
+	if p.log, err = newLogWriter(spec.Log); err != nil {
+		return &inherited{}, err
+	}
+	undo.add(p.log.close)
+	files, err := s.openFiles(p, spec, undo)
+	if err != nil {
+		return &inherited{}, err
+	}
+	return files, nil
+}
+
+// show makes the views of a plan. A spare has its root and sees them at once; others get them with their root.
+func (k *fork) show(views []View, spare bool) error {
+	if k.root == nil {
+		return nil
+	}
+	shown, err := give(views, k.user.uid)
+	if err != nil {
+		return err
+	}
+	if err := k.root.add(shown); err != nil || !spare {
+		return err
+	}
+	return k.root.show()
 }
 
 // becomes gives the fork its plan and waits until it is the process.
@@ -203,7 +235,7 @@ func (s *supervisor) newSpare(f *forkServer) (*fork, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.raiseFork(f, k); err != nil {
+	if err := s.raiseFork(f, k, func() {}); err != nil {
 		k.discard(s)
 		return nil, err
 	}
@@ -228,8 +260,8 @@ func (s *supervisor) orderFork(f *forkServer) (k *fork, err error) {
 	return k, nil
 }
 
-// raiseFork sets up the child of an ordered fork until it waits for its plan.
-func (s *supervisor) raiseFork(f *forkServer, k *fork) error {
+// raiseFork sets up the child of an ordered fork until it waits for its plan. isBorn is called once its number is known.
+func (s *supervisor) raiseFork(f *forkServer, k *fork, isBorn func()) error {
 	pid, err := k.born()
 	if err != nil {
 		return err
@@ -237,12 +269,13 @@ func (s *supervisor) raiseFork(f *forkServer, k *fork) error {
 	if k.child, err = s.children.adopt(pid); err != nil {
 		return err
 	}
+	isBorn()
 	if !inCgroups(pid, k.cgroups) {
 		if err := enterCgroups(k.cgroups, pid); err != nil {
 			return err
 		}
 	}
-	identity := forkIdentity{}
+	identity := forkIdentity{Touch: f.written()}
 	if k.user != nil {
 		identity.UID = k.user.uid
 		if err := mapUser(pid, f.p.rec.PID, identity.UID); err != nil {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -225,6 +226,54 @@ func TestSparesAreAssigned(t *testing.T) {
 }
 
 // A spare that died is not given, and leaves nothing. What is the matter with one worker is not the fork server's fault.
+// A spare has its own copies of the pages that the last worker wrote to, before it is wanted.
+func TestSparesHaveThePagesThatWillBeWritten(t *testing.T) {
+	requireRoot(t)
+	r := newForkRig(t)
+	server, err := r.server("server", 1, nil, "json", "decimal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the first spare", func() bool { return otherFork(t, r.runtime, server.PID) != 0 })
+	var worker Process
+	for n := 0; n < 5 && !worker.Spare; n++ { // the first spare may not be ready when the first worker is wanted
+		id := fmt.Sprint("w", n)
+		worker = r.start(r.worker(id, "server", probeScript))
+		r.mustAsk(id, `"1"`)
+	}
+	pages := func(pid int) map[uint64]bool {
+		ranges, err := writtenPages(server.PID, pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := map[uint64]bool{}
+		for _, p := range ranges {
+			for i := range p[1] {
+				all[p[0]+i*uint64(os.Getpagesize())] = true
+			}
+		}
+		return all
+	}
+	wrote := pages(worker.PID)
+	if len(wrote) < 100 || len(wrote) > maxTouchedPages {
+		t.Fatalf("the worker wrote to %d pages", len(wrote))
+	}
+	eventually(t, "a spare with the pages", func() bool {
+		spare := otherFork(t, r.runtime, server.PID, worker.PID)
+		if spare == 0 {
+			return false
+		}
+		shared := 0
+		for page := range pages(spare) {
+			if wrote[page] {
+				shared++
+			}
+		}
+		t.Logf("the spare has %d of %d pages", shared, len(wrote))
+		return shared > len(wrote)*3/4
+	})
+}
+
 func TestDeadSparesAreDiscarded(t *testing.T) {
 	r := newForkRig(t)
 	if !r.Info().Capabilities.Tracked {
@@ -334,8 +383,8 @@ func countForks(t *testing.T, runtime string) int {
 	return n
 }
 
-// otherFork gives a process of a fork server that is not the fork server itself; 0: there is none.
-func otherFork(t *testing.T, runtime string, server int) int {
+// otherFork gives a process of a fork server that is none of those that are known; 0: there is none.
+func otherFork(t *testing.T, runtime string, known ...int) int {
 	t.Helper()
 	pids, err := allPids()
 	if err != nil {
@@ -343,7 +392,7 @@ func otherFork(t *testing.T, runtime string, server int) int {
 	}
 	for _, pid := range pids {
 		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if pid != server && strings.Contains(string(line), runtime+"\x00fork-server") && alive(pid) {
+		if !slices.Contains(known, pid) && strings.Contains(string(line), runtime+"\x00fork-server") && alive(pid) {
 			return pid
 		}
 	}

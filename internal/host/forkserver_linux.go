@@ -31,7 +31,9 @@ type forkServer struct {
 
 	mu       sync.Mutex
 	waiting  []*fork
-	prepared *fork // what the next one needs besides the child; nil: nothing
+	newest   *child      // the fork that became a process last; nil: it was looked at
+	touched  []pageRange // what it had written to then
+	prepared *fork       // what the next one needs besides the child; nil: nothing
 }
 
 // newForkServer makes the control socket of p, which is a fork server.
@@ -109,6 +111,7 @@ func (f *forkServer) hear() error {
 // fill makes the spares that are missing, prepares the next fork, and waits until one is taken; false at the end of the
 // fork server.
 func (f *forkServer) fill(s *supervisor) bool {
+	f.learn(s)
 	for {
 		f.mu.Lock()
 		missing := f.spares - len(f.waiting)
@@ -139,6 +142,39 @@ func (f *forkServer) fill(s *supervisor) bool {
 	case <-f.ended:
 		return false
 	}
+}
+
+// learn looks at what the newest fork has written to so far. It was started spareDelay ago: what comes later is not of a
+// start. Forks that know it have their copies of these pages before they are wanted.
+func (f *forkServer) learn(s *supervisor) {
+	f.mu.Lock()
+	c := f.newest
+	f.newest = nil
+	f.mu.Unlock()
+	if c == nil {
+		return
+	}
+	pages, err := writtenPages(f.p.rec.PID, c.pid)
+	if err != nil || !s.children.lives(c) { // then the number may be another's
+		return // it ended: the next one is looked at
+	}
+	f.mu.Lock()
+	f.touched = pages
+	f.mu.Unlock()
+}
+
+// became says which fork is a process now.
+func (f *forkServer) became(c *child) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.newest = c
+}
+
+// written is what the last fork wrote to that was looked at.
+func (f *forkServer) written() []pageRange {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.touched
 }
 
 // take gives a spare that lives, and discards those that do not; nil: there is none.

@@ -414,9 +414,10 @@ func (s *supervisor) runStage(p *proc, plan *stagePlan, files *inherited, undo *
 	if err := enterCgroups(p.rec.Cgroups, p.rec.PID); err != nil {
 		return err
 	}
-	if err := s.recordStart(p, undo); err != nil {
+	if err := s.record(p); err != nil {
 		return err
 	}
+	undo.add(func() { s.unrecord(p.rec.ID) })
 	if err := s.converse(p, plan, files.stage); err != nil {
 		return err
 	}
@@ -424,15 +425,11 @@ func (s *supervisor) runStage(p *proc, plan *stagePlan, files *inherited, undo *
 	return nil
 }
 
-// recordStart makes the start durable, before anything of the caller's runs.
-func (s *supervisor) recordStart(p *proc, undo *undoing) error {
+// record makes the start durable, before anything of the caller's runs.
+func (s *supervisor) record(p *proc) error {
 	s.mu.Lock()
-	err := s.journal.append(entry{Start: p.rec})
-	s.mu.Unlock()
-	if err == nil {
-		undo.add(func() { s.unrecord(p.rec.ID) })
-	}
-	return err
+	defer s.mu.Unlock()
+	return s.journal.append(entry{Start: p.rec})
 }
 
 // converse gives the stage its plan and waits until it is the program.

@@ -6,7 +6,8 @@ wanted, with a socket on which the child talks to the supervisor. A child
 
 1. says that it is born, in a session and, where it is asked to, in user, mount and IPC namespaces of its own;
 2. is told its user id, becomes that user, gives up every privilege and says so;
-3. waits for its plan: arguments, environment, working directory, and the descriptors 0 to 4. Then it is a worker.
+3. is told which pages the last fork has written to, and has the kernel copy them while there is nothing else to do;
+4. waits for its plan: arguments, environment, working directory, and the descriptors 0 to 4. Then it is a worker.
 
 The supervisor checks what a child says from outside: nothing here is trusted by it. Children are forked with
 CLONE_PARENT, so that they are the supervisor's own children and live on when the fork server does not.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import gc
 import importlib
@@ -24,6 +26,7 @@ import inspect
 import json
 import os
 import platform
+import select
 import signal
 import socket
 import sys
@@ -39,6 +42,7 @@ MESSAGE_MAX = 4096  # bytes of a message of the supervisor on the control socket
 CHUNK = 65536
 DESCRIPTORS_MAX = 1024  # that imports may have left open
 HIGH_FD = 64  # from here on descriptors are out of the way of those that a plan gives
+TOUCHED_AT_ONCE = 16  # ranges of pages, between two looks for the plan
 EXIT_SET_UP = 125  # of a child that could not be set up
 NAMES_MAX = 2000  # reported modules and variables, each
 
@@ -58,6 +62,7 @@ _OWN = ("rawhttp", "responses", "schema", "schematypes", "flaskbridge")
 _CLONE_PARENT, _CLONE_CHILD_CLEARTID, _CLONE_CHILD_SETTID = 0x8000, 0x200000, 0x1000000
 _NEW_NAMESPACES = 0x10000000 | 0x00020000 | 0x08000000  # user, mount, IPC
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_GET_TID_ADDRESS = 1, 4, 24, 40
+_MADV_POPULATE_WRITE = 23
 _CAPABILITY_VERSION_3 = 0x20080522
 _CLONE_NUMBERS = {"x86_64": 56, "aarch64": 220}
 
@@ -126,7 +131,7 @@ def _prepare(names: list[str]) -> dict[str, Any]:
     own = [f"{__package__}.{name}" for name in _OWN]
     failed: dict[str, str] = {}
     with forkstate.ReadVariables() as read:
-        for name in own + _with_companions(names):
+        for name in own + with_companions(names):
             _import(name, failed)
             if threads() > 1:
                 raise Unfit(f"importing {name} leaves {threads() - 1} more threads behind")
@@ -140,7 +145,8 @@ def _prepare(names: list[str]) -> dict[str, Any]:
     }
 
 
-def _with_companions(names: list[str]) -> list[str]:
+def with_companions(names: list[str]) -> list[str]:
+    """What is imported for these names: themselves, and what they read."""
     tops = {name.partition(".")[0] for name in names}
     wants = tops & (_READERS | {"sklearn"}) or "mlflow.sklearn" in names
     return names + list(_SKLEARN) if wants and importlib.util.find_spec("sklearn") is not None else names
@@ -212,9 +218,9 @@ def _become(talk: socket.socket, tasks: list[int], isolate: bool) -> None:
         if isolate:
             _check(libc.unshare(_NEW_NAMESPACES), "new namespaces")
         _say(talk, {})
-        uid = int(_hear(talk)[0]["uid"])
+        identity, _ = _hear(talk)
         if isolate:
-            _drop(libc, uid)
+            _drop(libc, int(identity["uid"]))
         libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
         _say(talk, {})
         # Meanwhile the supervisor makes the file system.
@@ -223,7 +229,7 @@ def _become(talk: socket.socket, tasks: list[int], isolate: bool) -> None:
             del sys.path_importer_cache[path]  # what was not there for the fork server may be there now
         forkstate.reseed()
         compat.offer()
-        _warm()  # now for the pages that it writes to, which are copied meanwhile
+        _touch(libc, identity.get("touch", []), talk)
         plan, descriptors = _hear(talk)
         _take(plan, descriptors)
         _say(talk, {})
@@ -233,6 +239,23 @@ def _become(talk: socket.socket, tasks: list[int], isolate: bool) -> None:
             _say(talk, {"error": f"{type(error).__name__}: {error}"})
         finally:
             os._exit(EXIT_SET_UP)
+
+
+def _touch(libc: Any, ranges: list[list[int]], talk: socket.socket) -> None:
+    """Have the kernel copy pages that will be written to, until they are or the plan is there.
+
+    Their content stays as it is, and what is not mapped here is passed over.
+    """
+    plan = select.poll()
+    plan.register(talk, select.POLLIN)
+    size = os.sysconf("SC_PAGE_SIZE")
+    madvise = libc.madvise
+    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    for number, (address, pages) in enumerate(ranges):
+        if number % TOUCHED_AT_ONCE == 0 and plan.poll(0):
+            return
+        if madvise(address, pages * size, _MADV_POPULATE_WRITE) != 0 and ctypes.get_errno() == errno.EINVAL:
+            return  # before Linux 5.14
 
 
 def _drop(libc: Any, uid: int) -> None:

@@ -39,10 +39,22 @@ def of_result(result: Any) -> str:
     return ""
 
 
+_unseen: list[Any] = []  # functions that tell() has not looked at yet
+
+
 def look(run: Any) -> None:
-    """Log a hint for each place in run() that looks like one of the usual mistakes."""
-    for line, text in find(run):
-        _log.warning("line %d: %s", line, text)
+    """Have the next tell() look at run()."""
+    _unseen.append(run)
+
+
+def tell() -> None:
+    """Log a hint for each place that looks like one of the usual mistakes.
+
+    Reading a script again for it takes as long as loading it did, so it is done when nobody waits.
+    """
+    while _unseen:
+        for line, text in find(_unseen.pop()):
+            _log.warning("line %d: %s", line, text)
 
 
 def find(run: Any) -> list[tuple[int, str]]:

@@ -177,12 +177,20 @@ class Loop:
 
     # -- connections --
 
+    def awaited(self) -> bool:
+        """Whether somebody waits to be answered already."""
+        return bool(self._poll.poll(0))
+
     def serve(self) -> None:
         """Answer requests until SIGTERM."""
         self._page.words[READY_NS] = time.monotonic_ns()
         connections = self._connections
+        idle: float = 0
         while not self._stopping:
-            events = self._poll.poll(self._idle)
+            events = self._poll.poll(idle)
+            if not idle and not events:  # for the first time
+                hints.tell()
+                idle = self._idle
             if len(events) > 1:
                 events.sort(key=self._waiting_since)
             asked = self._now = time.monotonic_ns()

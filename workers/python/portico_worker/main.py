@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 
-from . import compat, settings
+from . import compat, hints, settings
 from . import page as pages
 from . import script as scripts
 from .log import LOGGER, Logs
@@ -45,6 +45,8 @@ def main() -> int:
         logs.end_request()
         return _leave(EXIT_SCRIPT)
     loop.listen_to_signals()
+    if not loop.awaited():
+        hints.tell()
     page.set_state(pages.READY)
     loop.serve()
     logs.end_request()
