@@ -26,7 +26,7 @@ type Process struct {
 	gone bool // it may end with any status when it is stopped
 }
 
-// Launch starts cmd in a process group of its own; what it prints goes to NAME.log in dir.
+// Launch starts cmd in a session of its own, as a service manager would; what it prints goes to NAME.log in dir.
 func Launch(dir, name string, cmd *exec.Cmd) (*Process, error) {
 	p := &Process{cmd: cmd, done: make(chan error, 1), log: filepath.Join(dir, name+".log")}
 	out, err := os.Create(p.log)
@@ -35,7 +35,9 @@ func Launch(dir, name string, cmd *exec.Cmd) (*Process, error) {
 	}
 	defer out.Close()
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// Where the kernel shares processors among sessions (sched_autogroup), a server that stayed in ours would share ours,
+	// and those whose workers leave it would not: every row is to have the same terms.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
