@@ -145,6 +145,10 @@ func TestPinnedRequestsAreNotMirrored(t *testing.T) {
 	s.mirrored(nil)
 	s.sendAll(60, "x", "azureml-model-deployment", "blue")
 	s.sendAll(5, "x", "azureml-model-deployment", "green") // the shadow itself can be called
+	until(t, "every request is recorded", func() bool {
+		_, live, _ := s.records.split()
+		return len(live) == 65
+	})
 	copies, live, drops := s.records.split()
 	if len(copies)+len(drops) != 0 || calls.Load() != 5 || live[64].Deployment != "green" {
 		t.Errorf("%d copies, %d drops, %d calls", len(copies), len(drops), calls.Load())
