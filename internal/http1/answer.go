@@ -106,7 +106,8 @@ func appendField(b []byte, f Field) []byte {
 	return append(b, "\r\n"...)
 }
 
-// Write sends bytes of the body. A body of known length leaves with its last byte, together with the header if it is short.
+// Write sends bytes of the body. Short ones leave with Flush or at the end of the request, so that a caller who has a short
+// answer finds nothing of its request left behind.
 func (r *Request) Write(p []byte) (int, error) {
 	c, a := r.conn, &r.answer
 	switch {
@@ -127,11 +128,7 @@ func (r *Request) Write(p []byte) (int, error) {
 	default:
 		a.left -= int64(len(p))
 	}
-	err := c.put(p)
-	if err == nil && a.left == 0 && !a.open {
-		err = c.flush()
-	}
-	if err != nil {
+	if err := c.put(p); err != nil {
 		return 0, err
 	}
 	return len(p), nil

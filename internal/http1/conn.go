@@ -346,7 +346,7 @@ func (c *conn) refuse(err error) {
 	r.body.ended = true
 	kind, body := c.server.cfg.Refusal(f.status, f.message)
 	r.Begin(f.status, []Field{{"Content-Type", kind}}, int64(len(body)), true)
-	if _, err := r.Write(body); err == nil {
+	if _, err := r.Write(body); err == nil && c.flush() == nil {
 		c.linger()
 	}
 }
