@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"portico/internal/http1"
 	"portico/internal/inference"
 	"portico/internal/online"
 	"portico/internal/telemetry"
@@ -96,13 +97,13 @@ func (c *cache) key(x *Exchange) cacheKey {
 	for _, name := range c.names {
 		n := 0
 		for i := range x.Header {
-			if fold(x.Header[i].Name, name) {
+			if http1.EqualFold(x.Header[i].Name, name) {
 				n++
 			}
 		}
 		number(n)
 		for i := range x.Header {
-			if fold(x.Header[i].Name, name) {
+			if http1.EqualFold(x.Header[i].Name, name) {
 				number(len(x.Header[i].Value))
 				writeString(h, x.Header[i].Value)
 			}
@@ -348,11 +349,11 @@ func (d *deployment) renewCache(settings *online.ResponseCache, spec int64, budg
 func passesCache(header []inference.Field) bool {
 	for _, f := range header {
 		switch {
-		case fold(f.Name, "cache-control"):
+		case http1.EqualFold(f.Name, "cache-control"):
 			if hasDirective(f.Value, "no-cache", "no-store", "max-age=0") {
 				return true
 			}
-		case fold(f.Name, fieldLegacyID):
+		case http1.EqualFold(f.Name, fieldLegacyID):
 			if len(f.Value) > legacyIDMaxLength {
 				return true // which the worker refuses
 			}
@@ -367,7 +368,7 @@ func hasDirective(list string, words ...string) bool {
 		item = strings.TrimSpace(item)
 		name, _, _ := strings.Cut(item, "=")
 		for _, w := range words {
-			if fold(item, w) || fold(strings.TrimSpace(name), w) {
+			if http1.EqualFold(item, w) || http1.EqualFold(strings.TrimSpace(name), w) {
 				return true
 			}
 		}
@@ -394,9 +395,9 @@ func (g *Gateway) give(x *Exchange, e *entry, how string) {
 	}
 	for _, f := range x.Header {
 		switch {
-		case fold(f.Name, fieldLegacyID) && f.Value != "":
+		case http1.EqualFold(f.Name, fieldLegacyID) && f.Value != "":
 			legacy = f.Value
-		case fold(f.Name, fieldTrace) && f.Value != "":
+		case http1.EqualFold(f.Name, fieldTrace) && f.Value != "":
 			h = append(h, inference.Field{Name: "TraceId", Value: f.Value})
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"portico/internal/http1"
 	"portico/internal/inference"
 	"portico/internal/route"
 	"portico/internal/telemetry"
@@ -294,22 +295,22 @@ func newEntry(k cacheKey, from origin, header []inference.Field, length int64) *
 
 // ofOneRequest names the fields that the gateway writes for each request, and those by which a worker tells of one run.
 func ofOneRequest(name string) bool {
-	return fold(name, "server") || fold(name, fieldClientID) || fold(name, fieldDeployment) || fold(name, fieldSession) ||
-		hasPrefixFold(name, fieldPlatform) || dropped(name) || fold(name, fieldLegacyID) || fold(name, fieldTrace) ||
-		fold(name, fieldRunTime)
+	return http1.EqualFold(name, "server") || http1.EqualFold(name, fieldClientID) || http1.EqualFold(name, fieldDeployment) || http1.EqualFold(name, fieldSession) ||
+		hasPrefixFold(name, fieldPlatform) || dropped(name) || http1.EqualFold(name, fieldLegacyID) || http1.EqualFold(name, fieldTrace) ||
+		http1.EqualFold(name, fieldRunTime)
 }
 
 // mayShare says whether an answer's header lets others have it.
 func (c *cache) mayShare(header []inference.Field) bool {
 	for _, f := range header {
 		switch {
-		case fold(f.Name, "set-cookie"):
+		case http1.EqualFold(f.Name, "set-cookie"):
 			return false
-		case fold(f.Name, "cache-control"):
+		case http1.EqualFold(f.Name, "cache-control"):
 			if hasDirective(f.Value, "no-store", "no-cache", "private", "max-age=0") {
 				return false
 			}
-		case fold(f.Name, "vary"):
+		case http1.EqualFold(f.Name, "vary"):
 			for name := range strings.SplitSeq(f.Value, ",") {
 				if !c.keyed(strings.TrimSpace(name)) {
 					return false
@@ -322,7 +323,7 @@ func (c *cache) mayShare(header []inference.Field) bool {
 
 func (c *cache) keyed(name string) bool {
 	for _, n := range c.names {
-		if fold(name, n) {
+		if http1.EqualFold(name, n) {
 			return true
 		}
 	}

@@ -3,6 +3,7 @@ package gateway
 import (
 	"strings"
 
+	"portico/internal/http1"
 	"portico/internal/inference"
 )
 
@@ -39,22 +40,22 @@ func (x *Exchange) takeHeader() {
 	kept := x.Header[:0]
 	for _, f := range x.Header {
 		switch {
-		case fold(f.Name, "authorization"):
+		case http1.EqualFold(f.Name, "authorization"):
 			x.authorization = f.Value
 			x.authorized++
-		case fold(f.Name, fieldDeployment):
+		case http1.EqualFold(f.Name, fieldDeployment):
 			x.pinned = strings.TrimSpace(f.Value)
-		case fold(f.Name, fieldClientID):
+		case http1.EqualFold(f.Name, fieldClientID):
 			x.record.ClientRequestID = cleanID(f.Value)
-		case fold(f.Name, "connection"):
+		case http1.EqualFold(f.Name, "connection"):
 			named = join(named, f.Value)
-		case fold(f.Name, "upgrade"):
+		case http1.EqualFold(f.Name, "upgrade"):
 			// Another protocol may be offered in vain (RFC 9110 section 7.8), as clients do that would like HTTP/2. Who
 			// asks for a WebSocket can do nothing with an ordinary answer.
 			x.websocket = x.websocket || hasPrefixFold(f.Value, "websocket")
-		case dropped(f.Name), fold(f.Name, "host"), fold(f.Name, "expect"), fold(f.Name, "content-length"):
+		case dropped(f.Name), http1.EqualFold(f.Name, "host"), http1.EqualFold(f.Name, "expect"), http1.EqualFold(f.Name, "content-length"):
 		default:
-			if fold(f.Name, "user-agent") {
+			if http1.EqualFold(f.Name, "user-agent") {
 				x.record.UserAgent = f.Value
 			}
 			kept = append(kept, f)
@@ -70,10 +71,10 @@ func appendAnswer(to, from []inference.Field) []inference.Field {
 	start := len(to)
 	for _, f := range from {
 		switch {
-		case fold(f.Name, "connection"):
+		case http1.EqualFold(f.Name, "connection"):
 			named = join(named, f.Value)
-		case dropped(f.Name), fold(f.Name, "content-length"), fold(f.Name, "server"), fold(f.Name, "date"),
-			fold(f.Name, fieldClientID), fold(f.Name, fieldDeployment), fold(f.Name, fieldSession),
+		case dropped(f.Name), http1.EqualFold(f.Name, "content-length"), http1.EqualFold(f.Name, "server"), http1.EqualFold(f.Name, "date"),
+			http1.EqualFold(f.Name, fieldClientID), http1.EqualFold(f.Name, fieldDeployment), http1.EqualFold(f.Name, fieldSession),
 			hasPrefixFold(f.Name, fieldPlatform):
 		default:
 			to = append(to, f)
@@ -90,7 +91,7 @@ func dropped(name string) bool {
 	case 2:
 		stops = "te"
 	case 7:
-		return fold(name, "trailer") || fold(name, "upgrade")
+		return http1.EqualFold(name, "trailer") || http1.EqualFold(name, "upgrade")
 	case 10:
 		stops = "keep-alive"
 	case 12:
@@ -104,7 +105,7 @@ func dropped(name string) bool {
 	case 19:
 		stops = "proxy-authorization"
 	}
-	return stops != "" && fold(name, stops) || hasPrefixFold(name, fieldWorker)
+	return stops != "" && http1.EqualFold(name, stops) || hasPrefixFold(name, fieldWorker)
 }
 
 func join(a, b string) string {
@@ -148,21 +149,6 @@ func cleanID(s string) string {
 	return s[:min(len(s), clientIDMaxLength)]
 }
 
-// fold compares ASCII names without regard to case; b is lower-case.
-func fold(a, b string) bool { return len(a) == len(b) && hasPrefixFold(a, b) }
-
 func hasPrefixFold(s, lower string) bool {
-	if len(s) < len(lower) {
-		return false
-	}
-	for i := range len(lower) {
-		c := s[i]
-		if 'A' <= c && c <= 'Z' {
-			c |= 0x20
-		}
-		if c != lower[i] {
-			return false
-		}
-	}
-	return true
+	return len(s) >= len(lower) && http1.EqualFold(s[:len(lower)], lower)
 }

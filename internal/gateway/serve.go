@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"portico/internal/access"
+	"portico/internal/http1"
 	"portico/internal/inference"
 	"portico/internal/online"
 	"portico/internal/route"
@@ -179,7 +180,7 @@ func (g *Gateway) asksEndpoint(x *Exchange) bool {
 // below gives what stands in a host's name before a domain; false when it is not one of the domain's.
 func below(host, domain string) (name string, ok bool) {
 	n := len(host) - len(domain)
-	if domain == "" || n < 2 || host[n-1] != '.' || !fold(host[n:], domain) {
+	if domain == "" || n < 2 || host[n-1] != '.' || !http1.EqualFold(host[n:], domain) {
 		return "", false
 	}
 	return host[:n-1], true

@@ -38,17 +38,17 @@ func (r *Request) Begin(status int, header []Field, length int64, hangUp bool) {
 	for _, f := range header {
 		switch len(f.Name) {
 		case len("date"):
-			dated = dated || equalFold(f.Name, "date")
+			dated = dated || EqualFold(f.Name, "date")
 		case len("connection"):
-			if equalFold(f.Name, "connection") || equalFold(f.Name, "keep-alive") {
+			if EqualFold(f.Name, "connection") || EqualFold(f.Name, "keep-alive") {
 				continue
 			}
 		case len("content-length"):
-			if equalFold(f.Name, "content-length") {
+			if EqualFold(f.Name, "content-length") {
 				continue
 			}
 		case len("transfer-encoding"):
-			if equalFold(f.Name, "transfer-encoding") {
+			if EqualFold(f.Name, "transfer-encoding") {
 				continue
 			}
 		}

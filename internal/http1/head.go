@@ -91,7 +91,7 @@ func splitField(line string) (name, value string, ok bool) {
 func (h *head) take(name, value string) *fault {
 	switch len(name) {
 	case len("host"):
-		if !equalFold(name, "host") {
+		if !EqualFold(name, "host") {
 			return nil
 		}
 		h.hosts++
@@ -102,19 +102,19 @@ func (h *head) take(name, value string) *fault {
 			h.host = value
 		}
 	case len("expect"):
-		if !equalFold(name, "expect") {
+		if !EqualFold(name, "expect") {
 			return nil
 		}
-		if !equalFold(value, "100-continue") {
+		if !EqualFold(value, "100-continue") {
 			return faultExpect
 		}
 		h.expects = true
 	case len("connection"):
-		if equalFold(name, "connection") {
+		if EqualFold(name, "connection") {
 			h.connection(value)
 		}
 	case len("content-length"):
-		if !equalFold(name, "content-length") {
+		if !EqualFold(name, "content-length") {
 			return nil
 		}
 		h.lengths++
@@ -126,11 +126,11 @@ func (h *head) take(name, value string) *fault {
 			h.length = size
 		}
 	case len("transfer-encoding"):
-		if !equalFold(name, "transfer-encoding") {
+		if !EqualFold(name, "transfer-encoding") {
 			return nil
 		}
 		h.codings++
-		if h.codings > 1 || !equalFold(value, "chunked") {
+		if h.codings > 1 || !EqualFold(value, "chunked") {
 			return faultCoding
 		}
 		h.length = -1
@@ -143,8 +143,8 @@ func (h *head) connection(value string) {
 		var option string
 		option, value, _ = strings.Cut(value, ",")
 		option = strings.Trim(option, " \t")
-		h.close = h.close || equalFold(option, "close")
-		h.keep = h.keep || equalFold(option, "keep-alive")
+		h.close = h.close || EqualFold(option, "close")
+		h.keep = h.keep || EqualFold(option, "keep-alive")
 	}
 }
 
@@ -187,7 +187,7 @@ func (h *head) requestLine(line string) *fault {
 // (RFC 9112 section 3.2.2).
 func absolute(target string) (host, rest string, ok bool) {
 	scheme, rest, ok := strings.Cut(target, "://")
-	if !ok || !equalFold(scheme, "http") && !equalFold(scheme, "https") {
+	if !ok || !EqualFold(scheme, "http") && !EqualFold(scheme, "https") {
 		return "", "", false
 	}
 	end := strings.IndexAny(rest, "/?")
@@ -217,8 +217,8 @@ func decimal(s string) (int64, bool) {
 	return n, true
 }
 
-// equalFold compares with a text in lower case, without regard to ASCII case.
-func equalFold(s, lower string) bool {
+// EqualFold compares a name with one in lower case, without regard to ASCII case and to no other.
+func EqualFold(s, lower string) bool {
 	if len(s) != len(lower) {
 		return false
 	}
