@@ -81,7 +81,6 @@ func (p *platform) capabilities(contain, probe, forks func() error, roots func(o
 	}
 	if err != nil {
 		c.NoRoots = err.Error()
-		reduce("images cannot run: %v", err)
 	} else {
 		c.Roots = true
 		if err := roots(true); err != nil {

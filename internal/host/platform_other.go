@@ -54,7 +54,6 @@ func (p *platform) capabilities(_, _, _ func() error, _ func(bool) error) Capabi
 		"memory, CPU and process limits are not enforced: " + errNoIsolation.Error(),
 		"children that leave their process group are not found: " + errNoIsolation.Error(),
 		"workers are executed, not forked: " + errNoFork.Error(),
-		"images cannot run: " + errNoRoots.Error(),
 	}}
 }
 

@@ -381,8 +381,16 @@ func (r *ownRoot) placeIn(at string, dir bool) error {
 // inside resolves paths of a stranger's tree as if it were the root already: no link leads out of it.
 const inside = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
 
-// makeInside gives a directory or file of a tree, making it and its parents where they are missing, for a user id.
+// maxRootLinks bounds the links to nothing on the way to what is made in a tree.
+const maxRootLinks = 16
+
+// makeInside gives a directory or file of a tree, making it and its parents where they are missing, for a user id. Where a
+// link leads to what is missing, that is made.
 func makeInside(root *os.File, at string, dir bool, mode uint32, uid int) (*os.File, error) {
+	return makeThrough(root, at, dir, mode, uid, maxRootLinks)
+}
+
+func makeThrough(root *os.File, at string, dir bool, mode uint32, uid, links int) (*os.File, error) {
 	at = strings.Trim(at, "/")
 	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: inside}
 	fd, err := unix.Openat2(int(root.Fd()), at, how)
@@ -403,7 +411,7 @@ func makeInside(root *os.File, at string, dir bool, mode uint32, uid int) (*os.F
 	}
 	parent := root
 	if up, _ := filepath.Split(at); up != "" {
-		if parent, err = makeInside(root, up, true, 0o755, uid); err != nil {
+		if parent, err = makeThrough(root, up, true, 0o755, uid, links); err != nil {
 			return nil, err
 		}
 		defer parent.Close()
@@ -417,21 +425,47 @@ func makeInside(root *os.File, at string, dir bool, mode uint32, uid int) (*os.F
 			err = unix.Close(made)
 		}
 	}
+	switch to := linkIn(parent, name); {
+	case err == nil:
+		err = own(parent, name, dir, mode, uid)
+	case !errors.Is(err, unix.EEXIST):
+	case to == "": // it came with a parent, as .. does
+		err = nil
+	case links == 0:
+		err = unix.ELOOP
+	case strings.HasPrefix(to, "/"):
+		return makeThrough(root, to, dir, mode, uid, links-1)
+	default: // not cleaned: what .. means is the kernel's to say
+		return makeThrough(root, at[:len(at)-len(name)]+to, dir, mode, uid, links-1)
+	}
 	if err != nil {
 		return nil, err
-	}
-	if err := unix.Fchownat(int(parent.Fd()), name, uid, uid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return nil, err
-	}
-	if dir && mode&0o7000 != 0 { // mkdir leaves these out
-		if err := unix.Fchmodat(int(parent.Fd()), name, mode, 0); err != nil {
-			return nil, err
-		}
 	}
 	if fd, err = unix.Openat2(int(root.Fd()), at, how); err != nil {
 		return nil, err
 	}
 	return os.NewFile(uintptr(fd), at), nil
+}
+
+// own gives what was made to a user id, with the mode that it should have.
+func own(parent *os.File, name string, dir bool, mode uint32, uid int) error {
+	if err := unix.Fchownat(int(parent.Fd()), name, uid, uid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	if dir && mode&0o7000 != 0 { // mkdir leaves these out
+		return unix.Fchmodat(int(parent.Fd()), name, mode, 0)
+	}
+	return nil
+}
+
+// linkIn is where a link of a directory leads; empty: it is none.
+func linkIn(dir *os.File, name string) string {
+	var to [unix.PathMax]byte
+	n, err := unix.Readlinkat(int(dir.Fd()), name, to[:])
+	if err != nil {
+		return ""
+	}
+	return string(to[:n])
 }
 
 // enter gives the stage its part of the plan: the mounts are the descriptors behind its own.

@@ -44,7 +44,11 @@ func tree(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
-	for link, to := range map[string]string{"etc/resolv.conf": "/run/nowhere", "var": "/data/../../../../data", "etc/hosts": "../../../../../etc/hosts"} {
+	for link, to := range map[string]string{"etc/resolv.conf": "/run/nowhere", "var": "/data/../../../../data", "etc/hosts": "../../../../../etc/hosts",
+		"tmp": "../place/for/tmp", "place/for": "/deep/../data"} {
+		if err := os.MkdirAll(filepath.Join(dir, filepath.Dir(link)), 0o700); err != nil {
+			t.Fatal(err)
+		}
 		if err := os.Symlink(to, filepath.Join(dir, link)); err != nil {
 			t.Fatal(err)
 		}
@@ -111,6 +115,16 @@ func TestRootOfItsOwn(t *testing.T) {
 				t.Error("the tree was changed")
 			}
 		})
+	}
+}
+
+// TestNoRootsIsNoReduction: what runs is as isolated as ever where images cannot run.
+func TestNoRootsIsNoReduction(t *testing.T) {
+	none := func() error { return nil }
+	p := &platform{cgroups: &cgroups{}, users: &users{}}
+	c := p.capabilities(none, none, none, func(bool) error { return errors.New("no overlay") })
+	if c.Roots || c.NoRoots != "no overlay" || strings.Contains(strings.Join(c.Reductions, " "), "overlay") {
+		t.Errorf("%+v", c)
 	}
 }
 
