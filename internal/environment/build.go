@@ -298,7 +298,7 @@ func (b *Builder) runSteps(ctx context.Context, p *plan, place workplace, steps 
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
-		b.watchSize(ctx, place, cancel)
+		b.watchSize(ctx, cancel, place.tree, place.work)
 	}()
 	defer func() {
 		cancel(nil)
@@ -370,7 +370,7 @@ func (b *Builder) tooBig() *online.Error {
 }
 
 // watchSize ends a build that outgrows its limit before it fills the disk.
-func (b *Builder) watchSize(ctx context.Context, place workplace, cancel context.CancelCauseFunc) {
+func (b *Builder) watchSize(ctx context.Context, cancel context.CancelCauseFunc, dirs ...string) {
 	tick := time.NewTicker(sizeCheck)
 	defer tick.Stop()
 	for {
@@ -378,7 +378,7 @@ func (b *Builder) watchSize(ctx context.Context, place workplace, cancel context
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			if treeSize(place.tree, place.work) > b.cfg.MaxBytes {
+			if treeSize(dirs...) > b.cfg.MaxBytes {
 				cancel(errTooBig)
 				return
 			}

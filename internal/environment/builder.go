@@ -39,7 +39,8 @@ type Builder struct {
 	conda    string
 	podman   podman // without a path: there is none
 	pythons  *pythons
-	slots    chan int // the free ones; a slot is also the number of its download cache
+	slots    chan int      // the free ones; a slot is also the number of its download cache
+	pulls    chan struct{} // those under way; they have turns of their own, since a registry may keep them waiting
 
 	ctx    context.Context // of the builds: they outlive the caller who began them while others wait
 	cancel context.CancelCauseFunc
@@ -98,8 +99,8 @@ func New(cfg Config, log *slog.Logger) (*Builder, error) {
 	b := &Builder{
 		cfg: cfg, log: log, settings: readSettings(cfg.Getenv),
 		uv:    findTool(cfg.Uv, []string{"uv"}, cfg.Getenv),
-		conda: findTool(cfg.Conda, condaTools, cfg.Getenv), podman: newPodman(findTool(cfg.Podman, []string{"podman"}, cfg.Getenv), cfg.Getenv),
-		slots: make(chan int, cfg.MaxBuilds), flights: map[string]*flight{}, known: map[string]*known{},
+		conda: findTool(cfg.Conda, condaTools, cfg.Getenv), podman: newPodman(findTool(cfg.Podman, []string{"podman"}, cfg.Getenv), cfg),
+		slots: make(chan int, cfg.MaxBuilds), pulls: make(chan struct{}, maxPulls), flights: map[string]*flight{}, known: map[string]*known{},
 	}
 	for _, t := range []struct{ what, asked, found string }{
 		{"uv", cfg.Uv, b.uv}, {"conda", cfg.Conda, b.conda}, {"podman", cfg.Podman, b.podman.path},
@@ -311,11 +312,16 @@ func writeLines(w io.Writer, lines []string) error {
 	return nil
 }
 
-// hiding replaces the server's own paths in what a tool prints.
+// hiding replaces the server's own paths in what a tool prints, and what it shows to registries.
 func (b *Builder) hiding(id string) *strings.Replacer {
-	pairs := []string{
-		filepath.Join(b.cfg.Dir, id, venvDir), "<environment>", b.workPath(id), "<build>", b.cfg.Dir, "<environments>",
+	var pairs []string
+	if isImage(id) {
+		for _, secret := range b.podman.secrets() {
+			pairs = append(pairs, secret, "[redacted]")
+		}
 	}
+	pairs = append(pairs,
+		filepath.Join(b.cfg.Dir, id, venvDir), "<environment>", b.workPath(id), "<build>", b.cfg.Dir, "<environments>")
 	for _, name := range []string{"PIP_FIND_LINKS", "UV_FIND_LINKS"} {
 		for _, p := range pathList(b.settings.vars[name]) {
 			if p = strings.TrimPrefix(p, "file://"); filepath.IsAbs(p) && p != "/" {

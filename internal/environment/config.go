@@ -18,6 +18,7 @@ const (
 // Limits of builds, with their defaults.
 const (
 	DefaultBuildTimeout = 30 * time.Minute
+	DefaultPullTimeout  = 20 * time.Minute
 	DefaultMaxBuilds    = 2       // builds that run at once; more wait
 	DefaultMaxBytes     = 8 << 30 // bytes of one environment, its temporary files included
 	MaxSpecBytes        = 1 << 20 // bytes of a conda file or a requirements text
@@ -41,10 +42,14 @@ type Config struct {
 	Uv, Conda string
 	// Podman is the program that keeps images: empty means the one on PATH, "never" that images are not run.
 	Podman string
-	// NeverPull leaves images that podman does not have where they are.
+	// NeverPull asks no registry: images are those that podman has.
 	NeverPull bool
+	// AuthFile holds what podman shows to registries, in the form of its --authfile. It is read at each pull. Empty: podman's
+	// own, which REGISTRY_AUTH_FILE may name.
+	AuthFile string
 
 	BuildTimeout time.Duration // of one build, its wait for a slot not counted
+	PullTimeout  time.Duration // of one pull of an image, its wait for a turn not counted
 	MaxBuilds    int
 	MaxBytes     int64
 	// NoCache gives each build an empty download cache. The cache is shared otherwise: see docs/environments.md.
@@ -71,6 +76,17 @@ func (c *Config) check() error {
 	}
 	if c.BuildTimeout <= 0 {
 		c.BuildTimeout = DefaultBuildTimeout
+	}
+	if c.PullTimeout <= 0 {
+		c.PullTimeout = DefaultPullTimeout
+	}
+	if c.AuthFile != "" {
+		if !filepath.IsAbs(c.AuthFile) {
+			return fmt.Errorf("the file of credentials for registries %q is not an absolute path", c.AuthFile)
+		}
+		if _, err := readAuth(c.AuthFile); err != nil {
+			return err
+		}
 	}
 	if c.MaxBuilds <= 0 {
 		c.MaxBuilds = DefaultMaxBuilds

@@ -97,7 +97,7 @@ func (b *Builder) EnsureImage(ctx context.Context, version, reference string, pr
 	f, err := b.join(key, func(ctx context.Context, log *buildLog) (*record, error) {
 		ctx, stop := context.WithTimeoutCause(ctx, b.cfg.BuildTimeout, errTooLong)
 		defer stop()
-		r, err := b.image(ctx, want, file, log)
+		r, err := b.image(ctx, key, want, file, log)
 		if errors.Is(context.Cause(ctx), errTooLong) {
 			err = online.Errorf(online.CodeImageBuildFailure, "", "the image was not fetched and unpacked within %s (build timeout)", b.cfg.BuildTimeout)
 			log.say("failed", err.Error())
@@ -128,7 +128,7 @@ func (b *Builder) resolvedFile(r resolved) string {
 }
 
 // image finds the image of an environment version, and gives it unpacked.
-func (b *Builder) image(ctx context.Context, want resolved, file string, log *buildLog) (*record, error) {
+func (b *Builder) image(ctx context.Context, key string, want resolved, file string, log *buildLog) (*record, error) {
 	if text, err := os.ReadFile(file); err == nil {
 		if err := json.Unmarshal(text, &want); err != nil {
 			return nil, fmt.Errorf("read what image an environment was built from: %w", err)
@@ -143,7 +143,7 @@ func (b *Builder) image(ctx context.Context, want resolved, file string, log *bu
 		}
 	}
 	out := &stepOutput{log: log, stage: "podman"}
-	found, err := b.fetch(ctx, want, out, log)
+	found, err := b.fetch(ctx, key, want, out, log)
 	if err != nil {
 		return nil, podmanError(ctx, err, out.end())
 	}
@@ -166,40 +166,10 @@ func imageID(digest string) string {
 	return engineImage + "-" + strings.TrimPrefix(digest, "sha256:")[:24]
 }
 
-// fetch finds the image in podman's store, or brings it there.
-func (b *Builder) fetch(ctx context.Context, want resolved, out *stepOutput, log *buildLog) (*inspected, error) {
-	name := want.Reference
-	if want.Digest != "" {
-		name = strings.TrimPrefix(want.Digest, "sha256:")
-	}
-	found, err := b.podman.inspect(ctx, name, out)
-	switch {
-	case found != nil || err != nil:
-		return found, err
-	case want.Digest != "":
-		return nil, badImage("%s, from which this version of the environment was built, is no longer in podman's store; "+
-			"load it again, or register the next version of the environment", want.Digest)
-	case b.cfg.NeverPull:
-		return nil, badImage("%s is not in podman's store, and this server does not pull (its setting images is local); podman pull or podman load brings it there", name)
-	}
-	if strings.HasPrefix(name, "localhost/") { // what podman calls the images that were built here
-		return nil, badImage("%s is not in podman's store; podman build or podman load brings it there", name)
-	}
-	log.say("podman", "pulling "+name)
-	// With the transport said, no name is taken for a file of this machine.
-	if err := b.podman.run(ctx, io.Discard, out, "pull", "--", "docker://"+name); err != nil {
-		return nil, err
-	}
-	if found, err = b.podman.inspect(ctx, name, out); found == nil && err == nil {
-		err = badImage("%s was pulled and is not in podman's store", name)
-	}
-	return found, err
-}
-
 // podmanError says what podman said.
 func podmanError(ctx context.Context, err error, tail string) error {
 	var exit *ExitError
-	if ctx.Err() != nil || !errors.As(err, &exit) {
+	if _, told := online.AsError(err); told || ctx.Err() != nil || !errors.As(err, &exit) {
 		return err
 	}
 	return online.Errorf(online.CodeImageBuildFailure, "", "podman failed (%w). Last lines:\n%s", exit, tail)

@@ -105,6 +105,7 @@ func TestImageOf(t *testing.T) {
 type store struct {
 	t    *testing.T
 	conf string
+	more map[string]string // variables of the server's
 }
 
 func newStore(t *testing.T) *store {
@@ -129,6 +130,9 @@ func newStore(t *testing.T) *store {
 func (s *store) getenv(name string) (string, bool) {
 	if name == "CONTAINERS_STORAGE_CONF" {
 		return s.conf, true
+	}
+	if value, ok := s.more[name]; ok {
+		return value, true
 	}
 	return os.LookupEnv(name)
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -19,6 +20,7 @@ import (
 type podman struct {
 	path string
 	env  []string
+	auth []string // files that may hold what it shows to registries
 }
 
 // Bounds of what is read of podman.
@@ -31,18 +33,28 @@ const (
 // with which credentials.
 var podmanVariables = []string{
 	"PATH", "HOME", "USER", "TMPDIR", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "DBUS_SESSION_BUS_ADDRESS",
-	"CONTAINERS_CONF", "CONTAINERS_CONF_OVERRIDE", "CONTAINERS_STORAGE_CONF", "CONTAINERS_REGISTRIES_CONF", "REGISTRY_AUTH_FILE",
+	"CONTAINERS_CONF", "CONTAINERS_CONF_OVERRIDE", "CONTAINERS_STORAGE_CONF", "CONTAINERS_REGISTRIES_CONF", authVariable,
 	"DOCKER_CONFIG", "STORAGE_DRIVER", "STORAGE_OPTS", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
 	"SSL_CERT_FILE", "SSL_CERT_DIR",
 }
 
-func newPodman(path string, getenv func(string) (string, bool)) podman {
+func newPodman(path string, cfg Config) podman {
 	p := podman{path: path}
 	for _, name := range podmanVariables {
-		if value, ok := getenv(name); ok {
+		if value, ok := cfg.Getenv(name); ok {
 			p.env = append(p.env, name+"="+value)
 		}
 	}
+	if cfg.AuthFile != "" {
+		p.env = append(p.env, authVariable+"="+cfg.AuthFile) // of two the last counts
+	}
+	p.auth = authFiles(cfg)
+	return p
+}
+
+// with is podman with one more variable.
+func (p podman) with(name, value string) podman {
+	p.env = append(slices.Clone(p.env), name+"="+value)
 	return p
 }
 

@@ -47,6 +47,8 @@ type Config struct {
 	Overcommit        string
 	PythonPolicy      string
 	Images            string
+	ImageAuthFile     string
+	ImagePullTimeout  time.Duration
 	Isolation         string
 	WorkerStart       string
 	ForkSpares        int
@@ -123,6 +125,13 @@ func Settings() []Setting {
 		{Key: "overcommit", Default: "allow", Usage: "allow: instance types are ceilings; strict: refuse what the machine cannot hold", set: oneOf(func(c *Config) *string { return &c.Overcommit }, "allow", "strict")},
 		{Key: "python_version_policy", Default: "nearest", Usage: "when the asked Python is not here: nearest (with a warning) or strict", set: oneOf(func(c *Config) *string { return &c.PythonPolicy }, "nearest", "strict")},
 		{Key: "images", Default: "pull", Usage: "OCI images of custom servers, which podman keeps: pull those that are missing; local: only those that podman has; never: run none", set: oneOf(func(c *Config) *string { return &c.Images }, "pull", "local", "never")},
+		{Key: "image_auth_file", Usage: "credentials for registries of images, as podman login --authfile writes them (docs/custom-servers.md); empty: podman's own", set: func(c *Config, v string) (err error) {
+			if v != "" {
+				c.ImageAuthFile, err = expand(v)
+			}
+			return
+		}},
+		{Key: "image_pull_timeout", Default: "20m", Usage: "how long a registry may take to deliver an image", set: duration(func(c *Config) *time.Duration { return &c.ImagePullTimeout })},
 		{Key: "isolation", Default: "auto", Usage: "auto: as much as the machine allows; required: refuse to start without user ids, mounts and cgroups", set: oneOf(func(c *Config) *string { return &c.Isolation }, "auto", "required")},
 		{Key: "worker_start", Default: "fork", Usage: "fork: workers are forked from a process that has their packages imported (docs/starting.md); spawn: each starts Python anew", set: oneOf(func(c *Config) *string { return &c.WorkerStart }, "fork", "spawn")},
 		{Key: "fork_spares", Default: strconv.Itoa(local.DefaultSpares), Usage: "forked processes that wait for the next start, for each environment and workspace; 0 to 8", set: func(c *Config, v string) error {

@@ -238,6 +238,7 @@ func (s *serving) openEngine(ctx context.Context) error {
 	s.builder, err = environment.New(environment.Config{
 		Dir: s.path("environments"), Runner: &buildRunner{host: s.hostConfig(), dir: s.path("host", "builds")},
 		PythonPolicy: environment.PythonPolicy(s.cfg.PythonPolicy), NeverPull: s.cfg.Images == "local",
+		AuthFile: s.cfg.ImageAuthFile, PullTimeout: s.cfg.ImagePullTimeout,
 	}, s.log)
 	if err != nil {
 		return err
@@ -246,6 +247,9 @@ func (s *serving) openEngine(ctx context.Context) error {
 	how := "podman keeps them"
 	if err := s.images(); err != nil {
 		how = "none: " + err.Error()
+		if s.cfg.Images != "never" { // nothing is less isolated for it, and who runs no images need not mind
+			s.log.Info("OCI images cannot be run on this machine", "reason", err.Error())
+		}
 	} else if why := s.host.Info().Capabilities.NoEgress; why != "" {
 		how += "; their programs reach nothing outside: " + why
 	}
