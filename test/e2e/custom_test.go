@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -15,27 +16,37 @@ import (
 	"portico/test/harness"
 )
 
-// customYAML is a deployment of testdata/custom with two instances.
-const customYAML = `name: blue
-endpoint_name: custom
-command: python3 server.py --port {port}
-code_configuration:
-  code: ./src
+// serverYAML is a deployment of a server that knows nothing of Portico, and answers /live and /ready on a port.
+func serverYAML(endpoint, name string, port int, environment string, more ...string) string {
+	return fmt.Sprintf(`name: %s
+endpoint_name: %s
 environment:
   inference_config:
-    liveness_route: {path: /live, port: 8080}
-    readiness_route: {path: /ready, port: 8080}
-    scoring_route: {path: /, port: 8080}
-environment_variables:
+    liveness_route: {path: /live, port: %d}
+    readiness_route: {path: /ready, port: %d}
+    scoring_route: {path: /, port: %d}
+%senvironment_variables:
   SECRET: quite
 instance_type: Standard_DS3_v2
-instance_count: 2
 liveness_probe: {initial_delay: 1, period: 1, timeout: 2, failure_threshold: 30}
 readiness_probe: {initial_delay: 1, period: 1, timeout: 2, failure_threshold: 2}
 request_settings: {request_timeout_ms: 60000, max_concurrent_requests_per_instance: 4}
-`
+`, name, endpoint, port, port, port, environment) + strings.Join(more, "\n") + "\n"
+}
 
-// seen is what the server says of a request.
+// told asks such a server, which answers with what it says of the request.
+func told[T any](s *server, method, endpoint, path, body string, header ...string) (out T, a answer) {
+	s.t.Helper()
+	a = s.ask(method, endpoint, path, s.key(endpoint), body, header...)
+	if a.status == http.StatusOK {
+		if err := json.Unmarshal(a.body, &out); err != nil {
+			s.t.Fatalf("%s %s: %d %s", method, path, a.status, a.body)
+		}
+	}
+	return out, a
+}
+
+// seen is what testdata/custom says of a request.
 type seen struct {
 	Method, Target, Body, Secret string
 	PID, UID                     int
@@ -44,14 +55,7 @@ type seen struct {
 
 func (s *server) custom(method, path, body string, header ...string) (seen, answer) {
 	s.t.Helper()
-	a := s.ask(method, "custom", path, s.key("custom"), body, header...)
-	var out seen
-	if a.status == http.StatusOK {
-		if err := json.Unmarshal(a.body, &out); err != nil {
-			s.t.Fatalf("%s %s: %d %s", method, path, a.status, a.body)
-		}
-	}
-	return out, a
+	return told[seen](s, method, "custom", path, body, header...)
 }
 
 // TestCustomServer runs a server that knows nothing of Portico: two instances of it on one machine, probes, a crash, streams.
@@ -63,7 +67,8 @@ func TestCustomServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := files(t, map[string]string{
-		"endpoint.yml": endpointYAML("custom"), "src/server.py": string(code), "blue.yml": customYAML,
+		"endpoint.yml": endpointYAML("custom"), "src/server.py": string(code),
+		"blue.yml": serverYAML("custom", "blue", 8080, "", "command: python3 server.py --port {port}", "code_configuration: {code: ./src}", "instance_count: 2"),
 	})
 	s.must("ml", "online-endpoint", "create", "-f", filepath.Join(dir, "endpoint.yml"), "-o", "none")
 	s.must("ml", "online-deployment", "create", "-f", filepath.Join(dir, "blue.yml"), "--all-traffic", "-o", "none")

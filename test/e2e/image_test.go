@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"encoding/json"
 	"io"
 	"io/fs"
 	"net/http"
@@ -98,21 +97,7 @@ func (s *imageStore) holds(text string) (found string) {
 
 // imageYAML is a deployment of an image.
 func imageYAML(name, image string, more ...string) string {
-	return "name: " + name + `
-endpoint_name: boxed
-environment:
-  image: ` + image + `
-  inference_config:
-    liveness_route: {path: /health, port: 8501}
-    readiness_route: {path: /health, port: 8501}
-    scoring_route: {path: /, port: 8501}
-environment_variables:
-  SECRET: quite
-instance_type: Standard_DS3_v2
-liveness_probe: {initial_delay: 1, period: 1, timeout: 2, failure_threshold: 30}
-readiness_probe: {initial_delay: 1, period: 1, timeout: 2, failure_threshold: 2}
-request_settings: {request_timeout_ms: 60000, max_concurrent_requests_per_instance: 4}
-` + strings.Join(more, "\n") + "\n"
+	return serverYAML("boxed", name, 8501, "  image: "+image+"\n", more...)
 }
 
 // needsRoots skips where the kernel does not let the host give processes root file systems of their own.
@@ -130,14 +115,7 @@ func (s *server) needsRoots() {
 
 func (s *server) boxed(deployment, method, path, body string) (imageSeen, answer) {
 	s.t.Helper()
-	a := s.ask(method, "boxed", path, s.key("boxed"), body, "azureml-model-deployment", deployment)
-	var out imageSeen
-	if a.status == http.StatusOK {
-		if err := json.Unmarshal(a.body, &out); err != nil {
-			s.t.Fatalf("%s %s: %d %s", method, path, a.status, a.body)
-		}
-	}
-	return out, a
+	return told[imageSeen](s, method, "boxed", path, body, "azureml-model-deployment", deployment)
 }
 
 // TestImage runs a real image: two instances that listen on one port, as root and as another user, with a model and code, a
@@ -246,5 +224,26 @@ func TestImage(t *testing.T) {
 	r := s.cli("ml", "online-deployment", "create", "-f", filepath.Join(dir, "gone.yml"), "-o", "none")
 	if r.code == 0 || !strings.Contains(r.err, "ImageBuildFailure") || !strings.Contains(r.err, "localhost/none:1") {
 		t.Errorf("gone: %d %s", r.code, r.err)
+	}
+}
+
+// TestWithoutImages starts a server that finds no podman: it says so, and of its isolation only what is true.
+func TestWithoutImages(t *testing.T) {
+	t.Parallel()
+	s := startWith(t, append(os.Environ(), "PATH="+t.TempDir()), filepath.Join(t.TempDir(), "data"))
+	dir := files(t, map[string]string{"endpoint.yml": endpointYAML("boxed"), "blue.yml": imageYAML("blue", "localhost/boxed", "instance_count: 1")})
+	s.must("ml", "online-endpoint", "create", "-f", filepath.Join(dir, "endpoint.yml"), "-o", "none")
+	r := s.cli("ml", "online-deployment", "create", "-f", filepath.Join(dir, "blue.yml"), "-o", "none")
+	said := 0
+	for line := range strings.Lines(s.log.String()) {
+		switch {
+		case strings.Contains(line, "OCI images cannot be run on this machine"):
+			said++
+		case strings.Contains(line, "isolation is reduced") && strings.Contains(line, "images"):
+			t.Error(line)
+		}
+	}
+	if r.code == 0 || !strings.Contains(r.err, "NotImplemented") || said != 1 {
+		t.Errorf("%d %s", r.code, r.err)
 	}
 }

@@ -15,6 +15,14 @@ import (
 )
 
 func main() {
+	if len(os.Args) > 2 && os.Args[1] == "remove" { // while the image is built
+		for _, path := range os.Args[2:] {
+			if err := os.RemoveAll(path); err != nil {
+				panic(err)
+			}
+		}
+		return
+	}
 	port := "8501"
 	if len(os.Args) > 1 {
 		port = os.Args[1]
@@ -26,7 +34,9 @@ func main() {
 		fmt.Println("the server was asked to end")
 		os.Exit(0)
 	}()
-	http.HandleFunc("GET /health", func(http.ResponseWriter, *http.Request) {})
+	http.HandleFunc("GET /live", func(http.ResponseWriter, *http.Request) {})
+	http.HandleFunc("GET /ready", func(http.ResponseWriter, *http.Request) {})
+	http.HandleFunc("GET /v1/file", look)
 	http.HandleFunc("GET /v1/stream", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprint(w, "data: first\n\n")
 		w.(http.Flusher).Flush()
@@ -46,6 +56,23 @@ func main() {
 	}
 	fmt.Println("the server listens on", port)
 	panic(http.Serve(l, nil)) //nolint:gosec // a program of a test
+}
+
+// look says what a path is, and whether something can be written there.
+func look(w http.ResponseWriter, r *http.Request) {
+	path := r.URL.Query().Get("path")
+	info, err := os.Lstat(path)
+	if err != nil {
+		fmt.Fprint(w, err)
+		return
+	}
+	if !info.IsDir() {
+		text, err := os.ReadFile(path)
+		fmt.Fprintf(w, "%s %.40q %d %v", info.Mode(), text, len(text), err)
+		return
+	}
+	err = os.WriteFile(filepath.Join(path, "written"), []byte("x"), 0o600)
+	fmt.Fprintf(w, "%s %v", info.Mode(), err)
 }
 
 func tell(w http.ResponseWriter, r *http.Request) {

@@ -1,0 +1,93 @@
+package e2e
+
+import (
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"portico/test/registry"
+)
+
+// TestImageFromRegistry deploys from a registry that asks for a password: by tag, and by digest without asking again. A registry
+// that hangs in the middle of a layer, or does not know the image, is the deployment's failure.
+func TestImageFromRegistry(t *testing.T) {
+	t.Parallel()
+	images := newImageStore(t)
+	reg := registry.Start(t, true)
+	images.env = append(images.env, "CONTAINERS_REGISTRIES_CONF="+registry.Trusted(t, reg.Address))
+	pair := base64.StdEncoding.EncodeToString([]byte(registry.User + ":" + registry.Password))
+	auth := filepath.Join(t.TempDir(), "auth.json")
+	if err := os.WriteFile(auth, fmt.Appendf(nil, `{"auths": {%q: {"auth": %q}}}`, reg.Address, pair), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := startWith(t, images.env, filepath.Join(t.TempDir(), "data"), "--image-auth-file", auth, "--image-pull-timeout", "15s")
+	s.needsRoots()
+	name := reg.Address + "/team/boxed"
+	push := func(tag, more string) {
+		images.build("localhost/made", more)
+		images.podman("push", "--quiet", "--tls-verify=false", "--authfile", auth, "localhost/made", "docker://"+name+":"+tag)
+		images.podman("rmi", "--all", "--force")
+	}
+	push("1", "CMD [\"8501\"]\n")
+	push("slow", "ENV WHERE=slow\nCMD [\"8501\"]\n")
+	create := func(deployment, image string) result {
+		dir := files(t, map[string]string{"d.yml": imageYAML(deployment, image, "instance_count: 1")})
+		return s.cli("ml", "online-deployment", "create", "-f", filepath.Join(dir, "d.yml"), "-o", "none")
+	}
+	s.must("ml", "online-endpoint", "create", "-f", filepath.Join(files(t, map[string]string{"e.yml": endpointYAML("boxed")}), "e.yml"), "-o", "none")
+
+	reg.Asked("")
+	if r := create("blue", name+":1"); r.code != 0 {
+		t.Fatalf("by tag: %s", r.err)
+	}
+	if got, a := s.boxed("blue", http.MethodGet, "/", ""); got.Env["WHERE"] != "image" {
+		t.Errorf("by tag: %d %s", a.status, a.body)
+	}
+	if asked := reg.Asked("GET /v2/team/boxed/blobs/"); len(asked) == 0 {
+		t.Error("nothing was pulled")
+	}
+	digest := strings.TrimSpace(images.podman("image", "inspect", "--format", "{{.Digest}}", name+":1"))
+	if r := create("green", name+"@"+digest); r.code != 0 {
+		t.Errorf("by digest: %s", r.err)
+	}
+	if got, a := s.boxed("green", http.MethodGet, "/", ""); got.Env["WHERE"] != "image" {
+		t.Errorf("by digest: %d %s", a.status, a.body)
+	}
+	if asked := reg.Asked(""); len(asked) > 0 {
+		t.Errorf("a digest that is here was asked for: %q", asked)
+	}
+
+	if r := create("unknown", name+":none"); r.code == 0 || !strings.Contains(r.err, "ImageBuildFailure") || !strings.Contains(r.err, "manifest unknown") {
+		t.Errorf("unknown: %d %s", r.code, r.err)
+	}
+	reg.Interfere(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if strings.Contains(r.URL.Path, "/blobs/") {
+			w.Header().Set("Content-Length", "1000000")
+			_, _ = w.Write([]byte("{"))
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+	r := create("slow", name+":slow")
+	if r.code == 0 || !strings.Contains(r.err, "did not deliver "+name+":slow within 15s (image_pull_timeout)") {
+		t.Errorf("slow: %d %s", r.code, r.err)
+	}
+	reg.Interfere(nil)
+	if r := create("slow", name+":slow"); r.code != 0 {
+		t.Errorf("slow, again: %s", r.err)
+	}
+	if got, a := s.boxed("slow", http.MethodGet, "/", ""); got.Env["WHERE"] != "slow" {
+		t.Errorf("slow, again: %d %s", a.status, a.body)
+	}
+	for _, secret := range []string{registry.Password, pair} {
+		if strings.Contains(s.log.String()+s.must("config", "show"), secret) {
+			t.Error("the server tells its credentials for a registry")
+		}
+	}
+}
