@@ -9,7 +9,7 @@ VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo 
 LDFLAGS     := -s -w -X portico/internal/server.Version=$(VERSION)
 PLATFORMS   := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 # Packages with concurrency: their tests run under the race detector, and once.
-RACE        := admission artifact collect compute environment gateway host inference onnx onnxrt onnxserve onnxworker reconcile server store telemetry
+RACE        := admission artifact collect compute environment gateway host http1 inference onnx onnxrt onnxserve onnxworker reconcile server store telemetry
 space       := $(subst ,, )
 GOLANGCI    := $(TOOLS)/golangci-lint
 export CGO_ENABLED ?= 0

@@ -164,23 +164,31 @@ func (c *conn) put(p []byte) error {
 		c.out = append(c.out, p...)
 		return nil
 	}
-	if err := c.boundWrite(); err != nil {
-		return err
-	}
 	parts := net.Buffers{c.out, p}
-	_, err := parts.WriteTo(c.net)
-	c.out = c.out[:0]
-	return err
+	err := c.boundWrite()
+	if err == nil {
+		_, err = parts.WriteTo(c.net)
+	}
+	return c.sent(err)
 }
 
 func (c *conn) flush() error {
 	if len(c.out) == 0 {
 		return nil
 	}
-	if err := c.boundWrite(); err != nil {
-		return err
+	err := c.boundWrite()
+	if err == nil {
+		_, err = c.net.Write(c.out)
 	}
-	_, err := c.net.Write(c.out)
+	return c.sent(err)
+}
+
+// sent ends the sending of out. When it failed nothing may follow, whether or not the handler looked: it would be read as the
+// rest of this answer.
+func (c *conn) sent(err error) error {
 	c.out = c.out[:0]
+	if err != nil {
+		c.request.answer.aborted = true
+	}
 	return err
 }

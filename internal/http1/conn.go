@@ -90,10 +90,8 @@ func (c *conn) serve() {
 
 // begin makes a request of a head.
 func (c *conn) begin(text string) error {
-	r := &c.request
-	fields := r.Header[:0]
-	*r = Request{conn: c}
-	c.out, c.sendBy = c.out[:0], time.Time{}
+	fields := c.request.Header[:0]
+	r := c.renew()
 	h := &r.head
 	if f := h.parse(text, fields, c.server.cfg.MaxFields); f != nil {
 		r.Header = h.fields
@@ -108,6 +106,13 @@ func (c *conn) begin(text string) error {
 	r.watch = &watch{conn: c, ready: r.body.ended}
 	r.Arrival = time.Now()
 	return nil
+}
+
+// renew forgets the last request, and what it asked of the connection.
+func (c *conn) renew() *Request {
+	c.request = Request{conn: c}
+	c.out, c.sendBy = c.out[:0], time.Time{}
+	return &c.request
 }
 
 // errDone: the connection ended where it may.
@@ -143,7 +148,6 @@ func (c *conn) readHead(first bool) (string, error) {
 			if line > c.server.cfg.MaxHeaderBytes {
 				return "", faultHeaderSize
 			}
-			c.active()
 			return c.take(line), nil
 		}
 		waiting := c.w == c.r
@@ -192,10 +196,7 @@ func (c *conn) await(by time.Time, waiting, first bool) error {
 	if err := c.boundRead(by, waiting); err != nil {
 		return errDone
 	}
-	if waiting && c.server.draining.Load() { // looked at last: from here on wake moves the deadline
-		if !first {
-			return errDone
-		}
+	if c.server.draining.Load() { // whose wake may have come too early for this deadline
 		c.wake()
 	}
 	err := c.more()
@@ -341,8 +342,7 @@ func (c *conn) refuse(err error) {
 	if !errors.As(err, &f) {
 		return
 	}
-	r := &c.request
-	*r = Request{conn: c}
+	r := c.renew()
 	r.body.ended = true
 	kind, body := c.server.cfg.Refusal(f.status, f.message)
 	r.Begin(f.status, []Field{{"Content-Type", kind}}, int64(len(body)), true)

@@ -186,7 +186,7 @@ func (s *Server) listen(l net.Listener) bool {
 }
 
 func (s *Server) open(accepted net.Conn) {
-	c := &conn{server: s, net: accepted, fresh: true}
+	c := &conn{server: s, net: accepted}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.draining.Load() { // and Drain waits already

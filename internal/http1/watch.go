@@ -73,7 +73,7 @@ func (w *watch) look() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		c.w += n
-		if n == 0 && (!w.over || !isTimeout(err)) {
+		if n == 0 && !isTimeout(err) { // whose deadline is that of close
 			w.hungUp()
 		}
 	}()
