@@ -9,15 +9,19 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 )
 
-//go:embed python/portico_worker/*.py
+//go:embed python/portico_worker/*.py python/portico_worker/children/*.py
 var tree embed.FS
 
 // Package is the name of the Python package and the last element of the path that Write returns.
 const Package = "portico_worker"
+
+// Version is what the worker calls itself in the header x-ms-server-version, after "portico/".
+const Version = "1.0"
 
 const (
 	root         = "python/" + Package
@@ -39,13 +43,15 @@ var Digest = sync.OnceValue(func() string {
 })
 
 func names() []string {
-	entries, err := tree.ReadDir(root)
+	var names []string
+	err := fs.WalkDir(tree, root, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			names = append(names, strings.TrimPrefix(path, root+"/"))
+		}
+		return err
+	})
 	if err != nil {
 		panic("workers: embedded tree cannot be read: " + err.Error())
-	}
-	names := make([]string, 0, len(entries))
-	for _, entry := range entries {
-		names = append(names, entry.Name())
 	}
 	return names
 }
@@ -106,17 +112,27 @@ func fill(staging string) error {
 	if err := os.MkdirAll(target, 0o755); err != nil {
 		return err
 	}
+	folders := map[string]bool{filepath.Dir(target): true}
 	for _, name := range names() {
 		data, err := tree.ReadFile(root + "/" + name)
 		if err != nil {
 			return err
 		}
-		if err := writeFile(filepath.Join(target, name), data); err != nil {
+		path := filepath.Join(target, filepath.FromSlash(name))
+		folders[filepath.Dir(path)] = true
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		if err := writeFile(path, data); err != nil {
 			return err
 		}
 	}
-	// The umask must not decide whether another user can read this.
-	return errors.Join(os.Chmod(target, 0o755), os.Chmod(filepath.Dir(target), 0o755))
+	for folder := range folders { // the umask must not decide whether another user can read this
+		if err := os.Chmod(folder, 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func writeFile(path string, data []byte) error {
@@ -152,7 +168,7 @@ func intact(path string) bool {
 		if err != nil {
 			return false
 		}
-		got, err := os.ReadFile(filepath.Join(path, name))
+		got, err := os.ReadFile(filepath.Join(path, filepath.FromSlash(name)))
 		if err != nil || string(got) != string(want) {
 			return false
 		}

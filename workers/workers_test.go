@@ -4,6 +4,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -96,5 +97,12 @@ func TestWriteSaysWhatFails(t *testing.T) {
 	}
 	if _, err := Write(filepath.Join(file, "below")); err == nil {
 		t.Error("a runtime below a file was written")
+	}
+}
+
+func TestVersionIsTheWorkers(t *testing.T) {
+	data, err := tree.ReadFile(root + "/__init__.py")
+	if want := "\nVERSION = \"" + Version + "\"\n"; err != nil || !strings.Contains(string(data), want) {
+		t.Errorf("__init__.py lacks %q (%v)", want, err)
 	}
 }

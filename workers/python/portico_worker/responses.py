@@ -197,8 +197,8 @@ def _from_response(response: Any) -> Answer:
         raise Unusable(f"run() returned a {type(response).__name__} that cannot be read: {error}") from None
     if not 200 <= status <= 599:
         raise Unusable(f"run() returned status {status}, which is not between 200 and 599")
-    if status in _BODYLESS and body:
-        raise Unusable(f"run() returned a body with status {status}, which has none")
+    if status in _BODYLESS:  # AMLResponse(None, 204) has the body {}: it is left out, as the reference server does
+        body = b""
     failed = status >= 500
     fields = b""
     for name, value in pairs:
@@ -210,7 +210,10 @@ def _from_response(response: Any) -> Answer:
         line = f"{name}: {value}"
         if not lower.isascii() or not lower.replace("-", "").replace("_", "").isalnum() or not line.isprintable():
             raise Unusable(f"run() returned a header {name!r} that cannot be sent")
-        fields += line.encode("latin-1", "replace") + b"\r\n"
+        try:
+            fields += line.encode("latin-1") + b"\r\n"
+        except UnicodeEncodeError:
+            raise Unusable(f"run() returned a header {name!r} with a character beyond ISO 8859-1") from None
         if len(fields) > FIELDS_MAX:
             raise Unusable(f"run() returned more than {FIELDS_MAX} bytes of headers")
     return Answer(status, body, fields, failed, stream)

@@ -61,6 +61,7 @@ class Script:
     def init(self) -> None:
         """Run the script's init()."""
         self._init()
+        _pickle_by_value()  # what init() has imported
         if flaskbridge.imported():
             self._flask = flaskbridge.Application()
 
@@ -166,6 +167,7 @@ def load() -> Scorer:
     for name in ("init", "run"):
         if not callable(getattr(module, name, None)):
             raise ScriptError(page.SCRIPT, f"the scoring script {entry or 'main.py'} has no function {name}()")
+    _refuse_other_kinds("init()", module.init)
     # Generated driver modules forward run() wrongly when it is decorated: theirs is passed over, their init() is not.
     inner = getattr(module, "driver_module", None)
     run = inner.run if isinstance(inner, ModuleType) and callable(getattr(inner, "run", None)) else module.run
@@ -223,6 +225,23 @@ def _prepare_path(root: str, path: str) -> None:
         if directory in sys.path:
             sys.path.remove(directory)
         sys.path.insert(0, directory)
+    if path:
+        # Processes that the script starts anew import it by its module's name, which is not that of its file.
+        sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "children"))
+
+
+def _pickle_by_value() -> None:
+    """Let cloudpickle, joblib's copy of it too, send the script's functions to other processes with what they use.
+
+    It does so for modules that are not in sys.modules, as the script is not under the reference server. Then a function
+    finds the model there that init() has loaded here.
+    """
+    script = sys.modules.get(MODULE)
+    for name, module in list(sys.modules.items()):
+        if script is not None and name.endswith("cloudpickle.cloudpickle"):
+            register = getattr(module, "register_pickle_by_value", None)
+            if register is not None:
+                register(script)
 
 
 def _import(entry: str, path: str) -> ModuleType:
@@ -237,6 +256,7 @@ def _import(entry: str, path: str) -> ModuleType:
         module = importlib.util.module_from_spec(spec)
         sys.modules[MODULE] = module
         spec.loader.exec_module(module)
+        _pickle_by_value()
         return module
     except ScriptError:
         raise
@@ -259,8 +279,7 @@ def _check(run: Callable[..., Any]) -> _Style:
     decorated = schemas is not None and schemas.is_schema_decorated(run)
     if raw and decorated:
         raise bad("run() cannot be decorated with both @rawhttp and @input_schema")
-    if inspect.iscoroutinefunction(run):
-        raise bad("run() is a coroutine function; it must be a plain function")
+    _refuse_other_kinds("run()", run)
     try:
         parameters = list(inspect.signature(run).parameters.values())
     except (TypeError, ValueError):
@@ -277,10 +296,22 @@ def _check(run: Callable[..., Any]) -> _Style:
     return _Style(parameters, raw, decorated)
 
 
+def _refuse_other_kinds(name: str, function: Callable[..., Any]) -> None:
+    """Refuse functions of which a call runs nothing: the model would not be loaded, no request succeed."""
+    if inspect.iscoroutinefunction(function):
+        raise ScriptError(page.SCRIPT, f"{name} is a coroutine function; it must be a plain function")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        streams = "; to stream an answer return AMLResponse(generator, 200)" if name == "run()" else ""
+        raise ScriptError(page.SCRIPT, f"{name} is a generator function; it must be a plain function{streams}")
+
+
 def describe(error: BaseException) -> str:
     """Name an exception in one line: 'ValueError: no such column'."""
-    text = " ".join(str(error).split())
     name = type(error).__name__
+    try:
+        text = " ".join(str(error).split())
+    except BaseException:  # its __str__ is the script's own, and fails
+        return name
     return f"{name}: {text}" if text else name
 
 

@@ -131,8 +131,13 @@ def test_aml_response(start: Start) -> None:
         worker.ask(body="AMLResponse('x', 200, run_function_failed=True)").headers["x-ms-run-function-failed"] == "True"
     )
     assert worker.ask(body="AMLResponse('x', 500)").headers["x-ms-run-function-failed"] == "True"
-    for bad in ("AMLResponse('x', 99)", "AMLResponse('x', 200, {'X-A': 'b\\r\\nX-B: c'})", "AMLResponse('x', 204)"):
+    for bad in ("AMLResponse('x', 99)", "AMLResponse('x', 200, {'X-A': 'b\\r\\nX-B: c'})",
+                "AMLResponse('x', 200, {'X-A': '\\u20ac'})"):  # fmt: skip
         assert worker.ask(body=bad).status == 500, bad
+    for empty in ("AMLResponse(None, 204)", "AMLResponse('x', 204)", "AMLResponse('x', 304)"):
+        answer = worker.ask(body=empty)
+        assert answer.status in (204, 304) and answer.body == b"", empty
+    assert worker.ask(body="AMLResponse('x', 200, {'X-A': '\\u00e9'})").headers["x-a"] == "\u00e9"
 
 
 @pytest.mark.parametrize(
@@ -148,7 +153,14 @@ def test_aml_response(start: Start) -> None:
         ("def init(): pass\ndef run(): pass\n", 1, "must accept a parameter"),
         ("def init(): pass\ndef run(request_headers): pass\n", 1, "must accept a parameter"),
         ("def init(): pass\ndef run(a, b): pass\n", 1, "more than one input parameter (b)"),
-        ("def init(): pass\nasync def run(d): pass\n", 1, "coroutine"),
+        ("def init(): pass\nasync def run(d): pass\n", 1, "run() is a coroutine function"),
+        ("async def init(): pass\ndef run(d): pass\n", 1, "init() is a coroutine function"),
+        ("def init(): pass\ndef run(d): yield 1\n", 1, "run() is a generator function; it must be a plain"),
+        ("def init(): yield\ndef run(d): pass\n", 1, "init() is a generator function"),
+        ("class E(Exception):\n    def __str__(self): raise KeyError\ndef init(): raise E\ndef run(d): pass\n", 3,
+         "init() raised E"),
+        ("class E(BaseException):\n    def __str__(self): raise SystemExit\nraise E\n", 2,
+         "importing score.py raised E"),
         ("def init(: pass\n", 1, "importing score.py raised SyntaxError"),
         ("import no_such_module\n", 1, "raised ModuleNotFoundError: No module named 'no_such_module'"),
         ("from azureml_inference_server_http.api.aml_request import rawhttp\n"

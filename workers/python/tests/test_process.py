@@ -318,3 +318,32 @@ def run(raw_data):
     assert worker.ask(body="3").status == 200
     assert worker.ended() == 1
     assert "user code has shut down or closed a socket of the worker" in worker.log
+
+
+CHILDREN = """
+import multiprocessing, sys
+from azureml_inference_server_http.api.aml_response import AMLResponse
+LOADED = multiprocessing.current_process().name
+class Row:
+    def __init__(self, n): self.n = n
+    def twice(self): return Row(2 * self.n)
+def init(): pass
+def run(raw_data):
+    with multiprocessing.get_context(raw_data).Pool(1) as pool:
+        return [row.n for row in pool.map(Row.twice, [Row(1), Row(2)])]
+"""
+
+
+@pytest.mark.parametrize("way", ["fork", "spawn", "forkserver"])
+def test_processes_of_the_script_know_its_functions(start: Start, way: str) -> None:
+    assert start(CHILDREN).ready().ask(body=way).text == "[2, 4]"
+
+
+def test_pickled_functions_take_along_what_init_has_loaded(start: Start) -> None:
+    # cloudpickle's public names, as far as they matter here: it is no dependency.
+    script = (
+        "import sys, types\nnamed = []\nlibrary = types.ModuleType('joblib.externals.cloudpickle.cloudpickle')\n"
+        "library.register_pickle_by_value = lambda module: named.append(module.__name__)\n"
+        "def init(): sys.modules[library.__name__] = library\ndef run(d): return named\n"
+    )
+    assert start(script).ready().ask(body="").text == '["entry_module"]'
