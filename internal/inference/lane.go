@@ -239,8 +239,15 @@ func (r *reader) failed(err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return r.abandon(false)
 	}
+	p := r.ln.inc.worker.pool
+	var protocol *protocolError
+	if !errors.As(err, &protocol) && !r.ln.inc.page.runs(r.ln.number) { // it is not that the process ends: it goes on
+		r.ln.keep(false)
+		p.finish(r.ln)
+		return &LostError{Instance: p.cfg.Instance, Cause: "the scoring script broke its stream off"}
+	}
 	err = r.ln.broken(r.ctx, err, true)
-	r.ln.inc.worker.pool.leave()
+	p.leave()
 	return err
 }
 

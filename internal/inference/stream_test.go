@@ -234,6 +234,31 @@ func brokenAnswer(t *testing.T, answer string) {
 	}
 }
 
+// TestPoolStreamBreaksOff: a worker that ends a request in the middle of its stream is as good as before. Nobody waits for
+// its death, or doubts it.
+func TestPoolStreamBreaksOff(t *testing.T) {
+	p := newPool(t, newProcesses(t, "def init(): pass\n"+`
+from azureml_inference_server_http.api.aml_response import AMLResponse
+def pieces():
+    yield "a"
+    raise ValueError
+def run(raw_data): return AMLResponse(pieces(), 200)
+`), PoolConfig{})
+	waitState(t, p, StateReady)
+	for range 3 {
+		answer, err := p.Do(t.Context(), newCall("x", callTimeout))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(answer.Body)
+		answer.Body.Close()
+		var lost *LostError
+		if string(got) != "a" || !errors.As(err, &lost) || lost.Cause != "the scoring script broke its stream off" {
+			t.Errorf("%q and %v", got, err)
+		}
+	}
+}
+
 // TestPoolPrefetch: under load of short requests a worker gets a second connection, and what waits behind a long
 // request is taken back and served by another worker.
 func TestPoolPrefetch(t *testing.T) {
