@@ -169,6 +169,9 @@ func (a *App) settleInfer(f *pflag.FlagSet, cfg *server.InferConfig, flags *infe
 			return usagef("--%s must be at least 1, not %s", n.flag, strconv.FormatInt(n.value, 10))
 		}
 	}
+	if cfg.WorkerCount > online.MaxWorkers {
+		return usagef("--worker-count must be at most %d, not %d", online.MaxWorkers, cfg.WorkerCount)
+	}
 	return nil
 }
 

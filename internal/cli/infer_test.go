@@ -53,7 +53,7 @@ func TestInferArguments(t *testing.T) {
 	}
 	for _, args := range [][]string{
 		{"--batching-max-size", "257"}, {"--batching-max-size", "-1"}, {"--batching-max-wait-ms", "1001"},
-		{"--max-concurrent", "7"}, {"--batching-max-wait-ms", "-1"},
+		{"--max-concurrent", "7"}, {"--batching-max-wait-ms", "-1"}, {"--worker-count", "65"}, {"--worker_count", "0"},
 	} {
 		if _, err := settle(append(args, "--entry-script", "s.py")...); err == nil || ExitCode(err) != ExitUsage {
 			t.Errorf("%v: %v", args, err)

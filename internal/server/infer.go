@@ -89,6 +89,9 @@ func (c *InferConfig) fill() error {
 		}
 		*path = absolute
 	}
+	if info, err := os.Stat(c.AppRoot); err != nil || !info.IsDir() {
+		return fmt.Errorf("start inference server: the code folder %s does not exist", c.AppRoot)
+	}
 	if err := c.findModel(); err != nil {
 		return err
 	}
@@ -144,6 +147,9 @@ func RunInfer(ctx context.Context, cfg InferConfig, logger *slog.Logger) (err er
 	argv, err := cfg.worker(dir)
 	if err != nil {
 		return err
+	}
+	if _, err := os.Stat(cfg.ModelDir); cfg.ModelDir != "" && err != nil {
+		logger.Warn("the model folder cannot be read", "error", err)
 	}
 	for _, note := range cfg.notes {
 		logger.Warn("the model's configuration", "note", note)
@@ -259,7 +265,7 @@ func serveInstance(
 	defer cancel()
 	handler := &inferHandler{
 		instance: g, mlflow: cfg.mlflowModel != "", protocol: cfg.onnx != nil, timeout: cfg.RequestTimeout, maxBytes: cfg.MaxRequestBytes,
-		log: logger,
+		log: logger, version: cfg.shownVersion(),
 	}
 	if cfg.AccessLog {
 		logging, stop := context.WithCancel(context.WithoutCancel(ctx)) // it outlives the last request

@@ -2,12 +2,14 @@ package server
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -18,6 +20,7 @@ import (
 
 	"portico/internal/compute"
 	"portico/internal/inference"
+	"portico/workers"
 )
 
 // execLauncher starts workers as children of this process, each in a process group of its own. It is
@@ -96,6 +99,47 @@ func inferEnvironment(cfg InferConfig) []string {
 	}
 	slices.Sort(env)
 	return env
+}
+
+// settingVersion is the reference server's switch for the header x-ms-server-version.
+const settingVersion = "SERVER_VERSION_LOG_RESPONSE_ENABLED"
+
+// shownVersion is what answers say of the server; empty where that is switched off. Workers read the setting likewise, in
+// the environment and below it in the first file of settings that holds something.
+func (c *InferConfig) shownVersion() string {
+	if c.onnx != nil {
+		return "portico/" + Version
+	}
+	value := any("true")
+	for _, path := range []string{c.ConfigFile, filepath.Join(c.AppRoot, "config.json"),
+		filepath.Join(filepath.Dir(c.scriptPath()), "config.json")} {
+		data, err := os.ReadFile(path)
+		if path == "" || err != nil || len(data) == 0 {
+			continue
+		}
+		var settings map[string]any // the worker has refused what is none
+		if err := json.Unmarshal(data, &settings); err == nil && settings[settingVersion] != nil {
+			value = settings[settingVersion]
+		}
+		break
+	}
+	for _, entry := range inferEnvironment(*c) {
+		if name, set, _ := strings.Cut(entry, "="); name == settingVersion {
+			value = set
+		}
+	}
+	if !strings.EqualFold(strings.TrimSpace(fmt.Sprint(value)), "true") {
+		return ""
+	}
+	return "portico/" + workers.Version
+}
+
+// scriptPath is where the scoring script lies.
+func (c *InferConfig) scriptPath() string {
+	if filepath.IsAbs(c.EntryScript) {
+		return c.EntryScript
+	}
+	return filepath.Join(c.AppRoot, c.EntryScript)
 }
 
 // Launch implements inference.Launcher.

@@ -27,6 +27,7 @@ type inferHandler struct {
 	mlflow   bool       // MLflow's own routes are served too
 	protocol bool       // the Open Inference Protocol is served below /v2
 	access   *accessLog // nil: none
+	version  string     // of the server, as the health page tells it; empty: not told
 	timeout  time.Duration
 	maxBytes int64
 	log      *slog.Logger
@@ -169,6 +170,9 @@ func (h *inferHandler) health(s *scoring) {
 	if state := h.instance.current.Load().Status().State; state != inference.StateReady {
 		s.message(http.StatusServiceUnavailable, "The instance is "+state.String()+".")
 		return
+	}
+	if h.version != "" {
+		s.set("X-Ms-Server-Version", h.version)
 	}
 	s.document(http.StatusOK, "text/html; charset=utf-8", "Healthy", false)
 }

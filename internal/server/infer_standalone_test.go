@@ -223,7 +223,8 @@ func TestInferConfigFile(t *testing.T) {
 	}
 	run := startInfer(t, standaloneScript, func(c *InferConfig) {
 		c.ConfigFile, c.EntryScript, c.HealthPort = filepath.Join(c.AppRoot, "settings.json"), "", health
-		if err := os.WriteFile(c.ConfigFile, []byte(`{"AZUREML_ENTRY_SCRIPT": "score.py", "SERVICE_NAME": "filed"}`), 0o644); err != nil {
+		if err := os.WriteFile(c.ConfigFile, []byte(`{"AZUREML_ENTRY_SCRIPT": "score.py", "SERVICE_NAME": "filed",
+			"SERVER_VERSION_LOG_RESPONSE_ENABLED": false}`), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -231,8 +232,9 @@ func TestInferConfigFile(t *testing.T) {
 		t.Error(body)
 	}
 	probe := &inferring{address: "127.0.0.1:" + strconv.Itoa(health)}
-	if status, body, _ := probe.ask(t, "GET", "/", ""); status != 200 || body != "Healthy" {
-		t.Errorf("health port: %d %s", status, body)
+	if status, body, header := probe.ask(t, "GET", "/", ""); status != 200 || body != "Healthy" ||
+		header.Get("X-Ms-Server-Version") != "" {
+		t.Errorf("health port: %d %s %v", status, body, header)
 	}
 }
 

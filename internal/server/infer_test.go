@@ -151,6 +151,14 @@ func TestInferRoutes(t *testing.T) {
 			t.Errorf("%s %s: %d %q (%v), want %d %q", c.method, c.path, resp.StatusCode, got, err, c.status, c.want)
 		}
 	}
+	var versions []string // of the health page, which no worker answers, and of a worker
+	for _, path := range []string{"/", "/score"} {
+		_, _, header := run.ask(t, "GET", path, "")
+		versions = append(versions, header.Get("X-Ms-Server-Version"))
+	}
+	if versions[0] == "" || versions[0] != versions[1] {
+		t.Errorf("the server calls itself %q", versions)
+	}
 	if err := run.stop(); err != nil {
 		t.Error(err)
 	}
@@ -273,6 +281,11 @@ func TestInferInitFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer null.Close()
+	gone := InferConfig{EntryScript: "score.py", AppRoot: filepath.Join(dir, "gone"), Output: null}
+	if err := RunInfer(t.Context(), gone, slog.New(slog.DiscardHandler)); err == nil ||
+		!strings.HasSuffix(err.Error(), "the code folder "+gone.AppRoot+" does not exist") {
+		t.Errorf("a code folder that is not there: %v", err)
+	}
 	for script, reason := range map[string]string{
 		"score.py": "init() raised ValueError: no model", "absent.py": "absent.py does not exist",
 	} {

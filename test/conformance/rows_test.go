@@ -77,7 +77,7 @@ def run(raw_data):
 	rows: []row{
 		// Routes.
 		{name: "health", method: "GET", path: "/", want: "Healthy", direct: true, fields: map[string]string{
-			"content-type": "^text/html", "x-request-id": uuid, "x-ms-request-id": uuid}},
+			"content-type": "^text/html", "x-request-id": uuid, "x-ms-request-id": uuid, "x-ms-server-version": `^[a-z]+/\S+$`}},
 		{name: "health by HEAD", method: "HEAD", path: "/", direct: true},
 		{name: "health by POST", method: "POST", path: "/", status: 405, direct: true,
 			want: `{"message": "The method is not allowed for the requested URL."}`},
@@ -127,6 +127,7 @@ def run(raw_data):
 		{name: "AMLResponse repeated header", body: "=AMLResponse('x', 200, {'X-A': 'b, c'})", want: "~^x$",
 			fields: map[string]string{"x-a": "^b\nc$"}},
 		{name: "AMLResponse 201", body: "=AMLResponse('x', 201)", status: 201, want: "~^x$", fields: good},
+		{name: "AMLResponse 204", body: "=AMLResponse(None, 204)", status: 204, fields: good},
 		{name: "AMLResponse 404", body: "=AMLResponse('gone', 404)", status: 404, want: "~^gone$", fields: good},
 		{name: "AMLResponse 503", body: "=AMLResponse('x', 503)", status: 503, want: "~^x$",
 			fields: map[string]string{"x-ms-run-function-failed": "^True$"}},
@@ -199,6 +200,7 @@ def run(raw_data, request_headers):
 	rows: []row{
 		{name: "fields", body: "b", header: []string{"x-own", "v", "content-type", "text/plain"}, want: `["b", "v", "text/plain", "dict"]`,
 			absent: []string{"x-ms-server-version"}},
+		{name: "health", method: "GET", path: "/", want: "Healthy", direct: true, absent: []string{"x-ms-server-version"}},
 	},
 }
 
