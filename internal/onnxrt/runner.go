@@ -277,15 +277,6 @@ func (r *Runner) readStrings(v *Value, n int) error {
 	return nil
 }
 
-// Inner calls each for every element of a sequence. What each gets is gone when it returns.
-func (r *Runner) Inner(v Value, each func(i, n int, inner Value) error) error {
-	n, err := r.Length(v)
-	if err != nil {
-		return err
-	}
-	return r.Range(v, 0, n, func(i int, inner Value) error { return each(i, n, inner) })
-}
-
 // Length is the number of elements of a sequence.
 func (r *Runner) Length(v Value) (int, error) {
 	r.out = 0

@@ -2,6 +2,7 @@ package onnxserve
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"portico/internal/onnxrt"
 )
@@ -18,6 +19,9 @@ func (t *tensor) binary(blob []byte) error {
 	}
 	if want := t.wanted * int64(t.size); int64(len(blob)) != want {
 		return badf("Input %q: expected %d bytes for shape %s, got %d.", t.info.Name, want, shapeText(t.shape, nil), len(blob))
+	}
+	if t.info.Element == onnxrt.Bool && slices.ContainsFunc(blob, func(b byte) bool { return b > 1 }) {
+		return badf("Input %q: the bytes of a BOOL must be 0 or 1.", t.info.Name)
 	}
 	t.grow(len(blob))
 	t.data = append(t.data, blob...)

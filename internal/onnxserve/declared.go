@@ -21,19 +21,23 @@ type DeclaredTensor struct {
 	Name     string  `json:"name"`
 	Datatype string  `json:"datatype"` // of the Open Inference Protocol
 	Dims     []int64 `json:"dims"`     // -1: any size
+	// Reshape is what the model has where callers see Dims: of as many elements, with as many open sizes, which stand for those of
+	// Dims in order. nil: Dims.
+	Reshape *[]int64 `json:"reshape"`
 }
 
 // narrow compares the model with what is declared of it, and takes over what that says more exactly.
 func (m *Model) narrow(d Declared) error {
 	m.maxBatch = d.MaxBatchSize
 	m.inputs, m.outputs = slices.Clone(m.session.Inputs), slices.Clone(m.session.Outputs)
+	m.inputForms, m.outputForms = make([]*form, len(m.inputs)), make([]*form, len(m.outputs))
 	for i := range m.outputs {
 		m.chosen = append(m.chosen, i)
 	}
-	if err := narrowAll("input", m.inputs, d.Inputs, d.MaxBatchSize > 0); err != nil {
+	if err := narrowAll("input", m.inputs, m.inputForms, d.Inputs, d.MaxBatchSize > 0); err != nil {
 		return err
 	}
-	if err := narrowAll("output", m.outputs, d.Outputs, d.MaxBatchSize > 0); err != nil {
+	if err := narrowAll("output", m.outputs, m.outputForms, d.Outputs, d.MaxBatchSize > 0); err != nil {
 		return err
 	}
 	for i := range m.inputs {
@@ -44,11 +48,11 @@ func (m *Model) narrow(d Declared) error {
 	if len(d.Outputs) == 0 {
 		return nil
 	}
-	all := m.outputs
-	m.outputs, m.chosen = nil, nil
+	all, forms := m.outputs, m.outputForms
+	m.outputs, m.outputForms, m.chosen = nil, nil, nil
 	for _, t := range d.Outputs {
 		i := slices.IndexFunc(all, func(info onnxrt.Info) bool { return info.Name == t.Name })
-		m.outputs, m.chosen = append(m.outputs, all[i]), append(m.chosen, i)
+		m.outputs, m.outputForms, m.chosen = append(m.outputs, all[i]), append(m.outputForms, forms[i]), append(m.chosen, i)
 	}
 	return nil
 }
@@ -56,7 +60,7 @@ func (m *Model) narrow(d Declared) error {
 func mismatch(format string, args ...any) error { return fmt.Errorf("config.pbtxt: "+format, args...) }
 
 // narrowAll does so for the inputs or the outputs.
-func narrowAll(what string, infos []onnxrt.Info, declared []DeclaredTensor, batched bool) error {
+func narrowAll(what string, infos []onnxrt.Info, forms []*form, declared []DeclaredTensor, batched bool) error {
 	for i := range infos {
 		info := &infos[i]
 		if batched && info.Kind == onnxrt.Tensor && info.Ranked && (len(info.Shape) == 0 || info.Shape[0] >= 0) {
@@ -69,36 +73,48 @@ func narrowAll(what string, infos []onnxrt.Info, declared []DeclaredTensor, batc
 		if i < 0 {
 			return mismatch("the model has no %s %q; it has: %s", what, t.Name, names(infos))
 		}
-		if err := narrowOne(what, &infos[i], &t, batched); err != nil {
+		var err error
+		if forms[i], err = narrowOne(what, &infos[i], &t, batched); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func narrowOne(what string, info *onnxrt.Info, t *DeclaredTensor, batched bool) error {
+// narrowOne does so for one of them. The form is that of one which is reshaped.
+func narrowOne(what string, info *onnxrt.Info, t *DeclaredTensor, batched bool) (*form, error) {
 	shown := carried(info)
 	if shown == nil {
-		return mismatch("the %s %q of the model is neither a tensor nor a list of maps", what, t.Name)
+		return nil, mismatch("the %s %q of the model is neither a tensor nor a list of maps", what, t.Name)
 	}
 	if t.Datatype != "" && t.Datatype != shown.Datatype {
-		return mismatch("the %s %q is declared as %s, and is %s in the model", what, t.Name, t.Datatype, shown.Datatype)
+		return nil, mismatch("the %s %q is declared as %s, and is %s in the model", what, t.Name, t.Datatype, shown.Datatype)
+	}
+	if info.Kind != onnxrt.Tensor && t.Reshape != nil {
+		return nil, mismatch("the %s %q is reshaped, and is no tensor in the model", what, t.Name)
 	}
 	if len(t.Dims) == 0 || info.Kind != onnxrt.Tensor {
-		return nil
+		return nil, nil
 	}
-	full := slices.Clone(t.Dims)
+	callers, model := t.Dims, t.Dims
+	if t.Reshape != nil {
+		model = *t.Reshape
+	}
 	if batched {
-		full = slices.Insert(full, 0, -1)
+		callers, model = slices.Concat([]int64{-1}, callers), slices.Concat([]int64{-1}, model)
 	}
-	same := !info.Ranked || len(info.Shape) == len(full)
-	for i := 0; same && info.Ranked && i < len(full); i++ {
-		same = info.Shape[i] < 0 || info.Shape[i] == full[i]
+	same := !info.Ranked || len(info.Shape) == len(model)
+	for i := 0; same && info.Ranked && i < len(model); i++ {
+		same = info.Shape[i] < 0 || info.Shape[i] == model[i]
 	}
 	if !same {
-		return mismatch("the %s %q is declared with shape %s, and has %s in the model", what, t.Name, shapeText(full, nil),
+		return nil, mismatch("the %s %q is declared with shape %s, and has %s in the model", what, t.Name, shapeText(model, nil),
 			shapeText(info.Shape, info.Symbols))
 	}
-	info.Shape, info.Ranked = full, true
-	return nil
+	info.Shape, info.Ranked = slices.Clone(callers), true
+	if t.Reshape == nil {
+		return nil, nil
+	}
+	info.Symbols = nil // they name the sizes of the model
+	return &form{callers: info.Shape, model: slices.Clone(model)}, nil
 }

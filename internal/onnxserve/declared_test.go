@@ -2,6 +2,7 @@ package onnxserve_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -42,6 +43,12 @@ func TestDeclaredIsCompared(t *testing.T) {
 		{"iris", `{"max_batch_size": 8, "inputs": [{"name": "X", "dims": [-1, 4]}]}`, `is declared with shape [?, ?, 4], and has [?, 4]`},
 		{"add", `{"inputs": [{"name": "a", "datatype": "FP32"}]}`, `the model's input "b" is not declared`},
 		{"scalar", `{"max_batch_size": 1}`, `the first dimension of every input must be open, but that of "x" is fixed: []`},
+		{"flat", `{"max_batch_size": 4, "inputs": [{"name": "a", "dims": [1], "reshape": []}, {"name": "b", "dims": [-1, 2]}, {"name": "c", "dims": [1], "reshape": []}]}`, ""},
+		{"flat", `{"max_batch_size": 4, "outputs": [{"name": "b_out", "dims": [4], "reshape": [4]}]}`,
+			`the output "b_out" is declared with shape [?, 4], and has [n, k, 2] in the model`},
+		{"flat", `{"max_batch_size": 4, "outputs": [{"name": "b_out", "dims": [6], "reshape": [2, 3]}]}`,
+			`the output "b_out" is declared with shape [?, 2, 3], and has [n, k, 2] in the model`},
+		{"iris-maps", `{"outputs": [{"name": "output_probability", "dims": [3], "reshape": [3, 1]}]}`, `the output "output_probability" is reshaped, and is no tensor in the model`},
 		{"sequence", `{"outputs": [{"name": "parts"}]}`, `the output "parts" of the model is neither a tensor nor a list of maps`},
 	} {
 		if _, err := declare(t, c.model, c.declared); c.want == "" && err != nil ||
@@ -133,6 +140,115 @@ func TestDeclaredBoundsABatch(t *testing.T) {
 		})
 		if given != len(requests) {
 			t.Errorf("%d answers", given)
+		}
+	}
+}
+
+// flatReshaped is a configuration of flat.onnx, whose a and c are [n] and whose b is [n, k, 2].
+const flatReshaped = `{"max_batch_size": 3, "inputs": [{"name": "a", "dims": [1], "reshape": []},
+	{"name": "b", "dims": [1, -1, 2], "reshape": [-1, 2]}, {"name": "c", "dims": [1, 1], "reshape": []}],
+	"outputs": [{"name": "c_out", "dims": [1], "reshape": []}, {"name": "b_out", "dims": [1, -1, 2], "reshape": [-1, 2]}, {"name": "a_out", "dims": [1], "reshape": []}]}`
+
+// TestDeclaredReshapes: callers see dims, the model gets and gives what reshape says, alone and in batches.
+func TestDeclaredReshapes(t *testing.T) {
+	m, err := declare(t, "flat", flatReshaped)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := m.NewExecutor(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(e.Close)
+	if status, body := get(e, "/v2/models/flat"); status != 200 || !strings.Contains(body, `"inputs":[{"name":"a","datatype":"FP32","shape":[-1,1]},`+
+		`{"name":"b","datatype":"FP32","shape":[-1,1,-1,2]},{"name":"c","datatype":"BYTES","shape":[-1,1,1]}],`+
+		`"outputs":[{"name":"c_out","datatype":"BYTES","shape":[-1,1]},{"name":"b_out","datatype":"FP32","shape":[-1,1,-1,2]},{"name":"a_out","datatype":"FP32","shape":[-1,1]}]`) {
+		t.Errorf("%d %s", status, body)
+	}
+	if status, body := get(e, "/swagger.json"); status != 200 || !strings.Contains(body, "b: float32 [?, 1, ?, 2]") {
+		t.Errorf("%d %s", status, body)
+	}
+	ask := func(a, b, c string, rows, k int) onnxserve.Request {
+		return infer("flat", fmt.Sprintf(`{"inputs": [{"name": "a", "datatype": "FP32", "shape": [%[1]d, 1], "data": %[3]s},
+			{"name": "b", "datatype": "FP32", "shape": [%[1]d, 1, %[2]d, 2], "data": %[4]s},
+			{"name": "c", "datatype": "BYTES", "shape": [%[1]d, 1, 1], "data": %[5]s}]}`, rows, k, a, b, c))
+	}
+	requests := []onnxserve.Request{
+		ask("[1]", "[1, 2, 3, 4]", `["x"]`, 1, 2), ask("[2, 3]", "[1, 2, 3, 4, 5, 6, 7, 8]", `["yy", ""]`, 2, 2), ask("[4]", "[9, 9]", `["z"]`, 1, 1),
+		score(`{"input_data": {"a": [[5]], "b": [[[[6, 7]]]], "c": [[["zz"]]]}}`),
+		ask("[1, 2, 3, 4]", "[1, 2, 3, 4, 5, 6, 7, 8]", `["", "", "", ""]`, 4, 1), // more rows than max_batch_size
+		infer("flat", `{"inputs": [{"name": "a", "datatype": "FP32", "shape": [1], "data": [1]}]}`),
+		score(`{"input_data": {"a": [5], "b": [[[[6, 7]]]], "c": [[["zz"]]]}}`), // [n] is taken for [n, 1]
+	}
+	want := alone(e, requests)
+	for i, text := range []string{
+		`"outputs":[{"name":"c_out","datatype":"BYTES","shape":[1,1],"data":["x"]},{"name":"b_out","datatype":"FP32","shape":[1,1,2,2],"data":[-1.0, -2.0, -3.0, -4.0]},` +
+			`{"name":"a_out","datatype":"FP32","shape":[1,1],"data":[-1.0]}]`,
+		`"outputs":[{"name":"c_out","datatype":"BYTES","shape":[2,1],"data":["yy", ""]},{"name":"b_out","datatype":"FP32","shape":[2,1,2,2],` +
+			`"data":[-1.0, -2.0, -3.0, -4.0, -5.0, -6.0, -7.0, -8.0]},{"name":"a_out","datatype":"FP32","shape":[2,1],"data":[-2.0, -3.0]}]`,
+		`"shape":[1,1,1,2],"data":[-9.0, -9.0]`, `{"c_out": [["zz"]], "b_out": [[[[-6.0, -7.0]]]], "a_out": [[-5.0]]}`,
+		`at most 3 rows`, `Input \"a\": expected shape [?, 1], got [1]`, `{"c_out": [["zz"]], "b_out": [[[[-6.0, -7.0]]]], "a_out": [[-5.0]]}`,
+	} {
+		if !strings.Contains(want[i].body, text) {
+			t.Errorf("%d: %s\nwant %s", i, want[i].body, text)
+		}
+	}
+	var got []asked
+	for range 3 {
+		got = joint(t, e, requests)
+		for i := range got {
+			if !same(t, got[i], want[i]) {
+				t.Errorf("%d: %s, alone %s", i, got[i].body, want[i].body)
+			}
+		}
+	}
+	if got[0].ran != got[1].ran || got[2].ran != got[3].ran || got[2].ran != got[6].ran {
+		t.Error("they were not joined")
+	}
+}
+
+// TestReshapedRowsAreNotJoined: a first dimension that is not the model's own does not count rows.
+func TestReshapedRowsAreNotJoined(t *testing.T) {
+	for b, why := range map[string]string{
+		`"dims": [-1, 2], "reshape": [1, -1, 2]`:         `the first dimension of the input "b" is not that of the model`,
+		`"dims": [1, -1, -1, 2], "reshape": [-1, -1, 2]`: `the first dimension of the input "b" is not open: [1, ?, ?, 2]`,
+		`"dims": [-1, 1, -1, 2], "reshape": [-1, -1, 2]`: "",
+	} {
+		m, err := declare(t, "flat", `{"inputs": [{"name": "a"}, {"name": "b", `+b+`}, {"name": "c"}],
+			"outputs": [{"name": "a_out"}, {"name": "b_out", "dims": [1, -1, -1, 2], "reshape": [-1, -1, 2]}]}`)
+		if err != nil || !strings.HasPrefix(m.Unjoinable(), why) || why == "" && m.Unjoinable() != "" {
+			t.Fatalf("%s: %v, %q, want %q", b, err, m.Unjoinable(), why)
+		}
+		if why != "" {
+			continue
+		}
+		var notices []string
+		m.Notice = func(text string) { notices = append(notices, text) }
+		e, err := m.NewExecutor(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(e.Close)
+		ask := func(n int, output string) onnxserve.Request {
+			return infer("flat", fmt.Sprintf(`{"inputs": [{"name": "a", "datatype": "FP32", "shape": [1], "data": [%[1]d]},
+				{"name": "b", "datatype": "FP32", "shape": [1, 1, 1, 2], "data": [1, 2]}, {"name": "c", "datatype": "BYTES", "shape": [1], "data": ["x"]}],
+				"outputs": [{"name": %[2]q}]}`, n, output))
+		}
+		requests := []onnxserve.Request{ask(1, "a_out"), ask(2, "b_out"), ask(3, "a_out"), ask(4, "b_out")}
+		want := alone(e, requests)
+		for range 3 {
+			got := joint(t, e, requests)
+			for i := range got {
+				if got[i].body != want[i].body || got[i].status != 200 {
+					t.Errorf("%s, alone %s", got[i].body, want[i].body)
+				}
+			}
+		}
+		if got := joint(t, e, requests); got[0].ran != got[2].ran || got[1].ran == got[3].ran {
+			t.Error("who asks for a_out should be joined, who asks for b_out not")
+		}
+		if len(notices) != 1 || !strings.HasPrefix(notices[0], `the output "b_out" has not one result for each row`) {
+			t.Errorf("%q", notices)
 		}
 	}
 }

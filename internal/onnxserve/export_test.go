@@ -8,3 +8,6 @@ func (e *Executor) Held() int {
 	}
 	return n
 }
+
+// FailedJoined says whether the model is known to fail on joined rows.
+func (e *Executor) FailedJoined() bool { return e.model.rows.want() }

@@ -2,222 +2,276 @@ package onnxserve
 
 import (
 	"errors"
+	"fmt"
 	"slices"
-	"sync"
 
 	"portico/internal/onnxrt"
 )
 
-// byRow is what is known of whether a model gives one result for each row of its inputs. That is believed after two
-// different numbers of rows gave as many results: three results for three rows may be three that every run has.
-type byRow struct {
-	mu     sync.Mutex
-	wanted bool // somebody joins rows
-	seen   int64
-	sure   bool
-	apart  bool // it does not, or it fails on joined rows
-}
+// joinRuns is how many joint runs the requests of one batch may need at most: some are not of the shape of the others, or
+// are more rows together than one run may have. Who has not had his turn then is answered by himself.
+const joinRuns = 4
 
-// saw notes that a run of so many rows had as many results, or not.
-func (b *byRow) saw(rows int64, matched bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	switch {
-	case !matched:
-		b.apart = true
-	case b.seen == 0:
-		b.seen = rows
-	case b.seen != rows:
-		b.sure = true
+// Joint answers several requests, those that ask for a run by one run as far as their rows can be joined, whichever way they
+// ask. It gives the answer of each once, in any order. An answer is valid until give returns.
+func (e *Executor) Joint(requests []Request, give func(i int, a Answer)) {
+	j := joint{e: e, requests: requests, give: give, statuses: make([]int, len(requests))}
+	rest := make([]int, len(requests))
+	for i := range rest {
+		rest[i] = i
 	}
+	if !e.model.rows.want() && e.model.unjoinable == "" {
+		for run := 0; run < joinRuns && len(rest) > 1 && !j.ended; run++ {
+			rest = j.together(rest)
+		}
+	}
+	j.alone = append(j.alone, rest...)
+	slices.Sort(j.alone)
+	for _, i := range j.alone {
+		if j.ended {
+			j.fail(i, onnxrt.ErrTerminated)
+			continue
+		}
+		a := e.Handle(&requests[i])
+		j.ended = a.Terminated
+		j.answer(i, a)
+	}
+	j.judge()
 }
 
-func (b *byRow) want() (apart bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.wanted = true
-	return b.apart
+// joint is several requests that are answered together.
+type joint struct {
+	e        *Executor
+	requests []Request
+	give     func(i int, a Answer)
+	statuses []int // of the answers that were given
+	alone    []int // those that are to be answered by themselves
+	suspects []int // those whose joint run failed
+	ended    bool  // nobody waits any more: nothing is begun
 }
 
-// curious says whether a further run can tell something.
-func (b *byRow) curious() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.wanted && !b.sure && !b.apart
+func (j *joint) answer(i int, a Answer) {
+	j.statuses[i] = a.Status
+	j.give(i, a)
 }
 
-func (b *byRow) known() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.sure && !b.apart
+// fail answers a request with an error in the form that it expects.
+func (j *joint) fail(i int, err error) {
+	j.e.begin()
+	member := "message"
+	if isProtocol(string(j.requests[i].Path)) {
+		member = "error"
+	}
+	j.answer(i, j.e.failed(member, err))
 }
 
 // member is a request whose rows are joined with others'.
 type member struct {
-	index int
-	rows  int64
+	index   int
+	rows    int64
+	infer   bool      // it asks by the protocol
+	q       inference // then
+	outputs []int     // that it asks for
 }
 
-// Joint answers several requests, those to /score by one run as far as their rows can be joined. It gives the answer of
-// each once, in any order. An answer is valid until give returns.
-func (e *Executor) Joint(requests []Request, give func(i int, a Answer)) {
-	e.begin()
-	var alone []int
-	if e.model.rows.want() || !e.model.joinable() {
-		for i := range requests {
-			alone = append(alone, i)
-		}
-	} else {
-		alone = e.together(requests, give)
-	}
-	var canceled bool
-	for _, i := range alone {
-		if canceled {
-			e.begin()
-			give(i, e.failed("message", onnxrt.ErrTerminated))
-			continue
-		}
-		a := e.Handle(&requests[i])
-		canceled = a.Terminated
-		give(i, a)
-	}
-}
-
-// joinable says whether the first dimension of every input is left open.
-func (m *Model) joinable() bool {
-	for i := range m.inputs {
-		if info := &m.inputs[i]; !info.Ranked || len(info.Shape) == 0 || info.Shape[0] >= 0 {
-			return false
-		}
-	}
-	return len(m.inputs) > 0
-}
-
-// together answers what can be joined, and gives the indexes of the rest.
-func (e *Executor) together(requests []Request, give func(i int, a Answer)) (alone []int) {
-	e.reset()
-	e.shapes = e.shapes[:0]
-	var members []member
-	total := int64(0)
-	for i := range requests {
-		if rows := e.join(&requests[i], total); rows > 0 {
-			members = append(members, member{i, rows})
-			total += rows
-		} else {
-			alone = append(alone, i)
-		}
-	}
+// together answers what can be joined with the first of these, and gives those whose rows are for another run.
+func (j *joint) together(of []int) (later []int) {
+	e := j.e
+	members, total, later := j.gather(of)
 	if len(members) < 2 {
-		return back(alone, members)
+		j.apart(members)
+		return later
 	}
 	for i, t := range e.inputs {
 		t.shape = append(append(t.shape[:0], total), e.shapes[i][1:]...)
 	}
+	outputs := e.union(members)
 	defer e.runner.Clear()
-	err := e.run(e.all)
-	if errors.Is(err, onnxrt.ErrTerminated) {
-		for i := range requests {
-			e.begin()
-			give(i, e.failed("message", err))
+	err := e.run(outputs)
+	switch {
+	case errors.Is(err, onnxrt.ErrTerminated), errors.Is(err, errLimit):
+		j.ended = errors.Is(err, onnxrt.ErrTerminated)
+		for i := range members {
+			j.fail(members[i].index, err)
 		}
-		return nil
-	}
-	if errors.Is(err, errLimit) {
-		for _, m := range members {
-			e.begin()
-			give(m.index, e.failed("message", err))
+		return later
+	case err != nil:
+		j.apart(members) // so that only the one at fault fails
+		for i := range members {
+			j.suspects = append(j.suspects, members[i].index)
 		}
-		return alone
+		return later
 	}
-	if err != nil {
-		return back(alone, members) // each by itself, so that only the one at fault fails
+	parts, err := e.parts(outputs, total)
+	if err != nil || !e.model.rows.known(outputs) {
+		j.apart(members)
+		return later
 	}
-	values, matched, err := e.results(total)
-	if err == nil {
-		e.model.rows.saw(total, matched)
+	j.share(members, parts)
+	return later
+}
+
+// gather reads the requests that fit the first into the inputs, one behind the other.
+func (j *joint) gather(of []int) (members []member, total int64, later []int) {
+	e := j.e
+	e.reset()
+	e.shapes = e.shapes[:0]
+	for _, i := range of {
+		m := member{index: i}
+		switch e.join(&j.requests[i], &m, total) {
+		case joined:
+			members = append(members, m)
+			total += m.rows
+		case another:
+			later = append(later, i)
+		default:
+			j.alone = append(j.alone, i)
+		}
 	}
-	if err != nil || !e.model.rows.known() {
-		return back(alone, members)
+	return members, total, later
+}
+
+func (j *joint) apart(members []member) {
+	for i := range members {
+		j.alone = append(j.alone, members[i].index)
 	}
-	at := int64(0)
-	ran := e.ran
-	for _, m := range members {
+}
+
+// share gives each member its rows of the results.
+func (j *joint) share(members []member, parts []part) {
+	e, at, ran := j.e, int64(0), j.e.ran
+	for i := range members {
+		m := &members[i]
+		from := at
+		at += m.rows
 		e.begin()
 		e.ran = ran
-		err := e.writeOutputs(func(n int) error { return e.writeRows(&values[n], at, m.rows) })
-		if err != nil {
-			give(m.index, e.failed("message", err))
+		own := func(o int) (part, error) { return parts[e.at[o]].rows(from, m.rows), nil }
+		var err error
+		if m.infer {
+			err = e.writeInference(&m.q, own)
 		} else {
-			give(m.index, e.answer(200, jsonKind))
+			err = e.writeOutputs(own)
 		}
-		at += m.rows
+		switch {
+		case err != nil:
+			j.fail(m.index, err)
+		case m.infer:
+			j.answer(m.index, e.inferenceAnswer(&m.q))
+		default:
+			j.answer(m.index, e.answer(200, jsonKind))
+		}
 	}
-	return alone
 }
 
-func back(alone []int, members []member) []int {
-	for _, m := range members {
-		alone = append(alone, m.index)
+// judge remembers of a model that it fails on joined rows, if each of those that failed together was answered by itself.
+func (j *joint) judge() {
+	for _, i := range j.suspects {
+		if j.statuses[i] != 200 {
+			return
+		}
 	}
-	slices.Sort(alone)
-	return alone
+	if len(j.suspects) > 0 && j.e.model.rows.fails() {
+		j.e.model.tell("the model fails on the rows of several requests together, and not on those of one: they are scored one by one")
+	}
 }
 
-// join reads a request behind what the inputs hold already, which has so many rows, and gives its number of rows. 0: it
-// cannot be joined, and the inputs are as before.
-func (e *Executor) join(r *Request, held int64) int64 {
-	if string(r.Method) != "POST" || string(r.Path) != "/score" {
-		return 0
+// Unjoinable says why requests are not joined; empty: they are, unless the model turns out not to answer row by row.
+func (m *Model) Unjoinable() string { return m.unjoinable }
+
+// closed says which input does not leave its first dimension open, for callers and in the model.
+func (m *Model) closed() string {
+	for i := range m.inputs {
+		info, f := &m.inputs[i], m.inputForms[i]
+		switch {
+		case !info.Ranked:
+			return fmt.Sprintf("the model does not say how many dimensions the input %q has", info.Name)
+		case len(info.Shape) == 0 || info.Shape[0] >= 0:
+			return fmt.Sprintf("the first dimension of the input %q is not open: %s", info.Name, shapeText(info.Shape, info.Symbols))
+		case f != nil && f.model[0] >= 0:
+			return fmt.Sprintf("the first dimension of the input %q is not that of the model, because config.pbtxt reshapes it", info.Name)
+		}
+	}
+	if len(m.inputs) == 0 {
+		return "the model has no inputs"
+	}
+	return ""
+}
+
+// verdict is what becomes of a request among others.
+type verdict int
+
+const (
+	never   verdict = iota // it is answered by itself
+	another                // it does not fit the others
+	joined
+)
+
+// join reads a request behind what the inputs hold already, which has so many rows. Unless it is joined the inputs are as
+// before.
+func (e *Executor) join(r *Request, m *member, held int64) verdict {
+	what := e.model.runs(r)
+	if what == runsNothing {
+		return never
 	}
 	for _, t := range e.inputs {
 		t.again()
 	}
-	err := e.readBody(&scanner{b: r.Body})
-	rows := int64(0)
-	for i, t := range e.inputs {
-		if err == nil {
-			err = t.settle()
+	m.infer, m.outputs = what == runsInference, e.all
+	var err error
+	if m.infer {
+		if err = e.readInference(r, &m.q); m.q.named {
+			m.outputs = m.q.numbers(nil)
 		}
-		if err != nil || len(t.shape) == 0 || t.shape[0] == 0 || t.most > 0 && held+t.shape[0] > t.most || rows != 0 && t.shape[0] != rows ||
-			len(e.shapes) > i && !slices.Equal(t.shape[1:], e.shapes[i][1:]) {
-			for _, t := range e.inputs {
-				t.takeBack()
-			}
-			return 0
+	} else {
+		err = e.readScore(r.Body)
+	}
+	v := never
+	if err == nil {
+		v = e.fits(m, held)
+	}
+	if v != joined {
+		for _, t := range e.inputs {
+			t.takeBack()
 		}
-		rows = t.shape[0]
+		return v
 	}
 	if len(e.shapes) == 0 {
 		for _, t := range e.inputs {
 			e.shapes = append(e.shapes, slices.Clone(t.shape))
 		}
 	}
-	return rows
+	return joined
 }
 
-// results are the values of all outputs, and whether each has one part for a row.
-func (e *Executor) results(rows int64) (values []onnxrt.Value, matched bool, err error) {
-	matched = true
-	for n := range e.all {
-		v, err := e.runner.Result(n)
-		if err != nil {
-			return nil, false, err
-		}
-		values = append(values, v)
-		length := int64(-1)
-		switch {
-		case v.Kind == onnxrt.Tensor && len(v.Shape) > 0:
-			length = v.Shape[0]
-		case v.Kind == onnxrt.Sequence:
-			n, err := e.runner.Length(v)
-			if err != nil {
-				return nil, false, err
-			}
-			length = int64(n)
-		}
-		matched = matched && length == rows
+// fits says whether what was read can be joined with what was there, and how many rows it has.
+func (e *Executor) fits(m *member, held int64) verdict {
+	if m.rows = e.commonRows(); m.rows == 0 || e.model.rows.apart(m.outputs) {
+		return never
 	}
-	return values, matched, nil
+	if most := e.model.maxBatch; most > 0 && held+m.rows > most {
+		return another
+	}
+	for i, t := range e.inputs {
+		if t.count == 0 { // no elements: nothing bounds the rows
+			return never
+		}
+		if len(e.shapes) > i && !slices.Equal(t.shape[1:], e.shapes[i][1:]) {
+			return another
+		}
+	}
+	return joined
+}
+
+// union is the outputs that any of these asks for.
+func (e *Executor) union(members []member) []int {
+	e.some = e.some[:0]
+	for _, o := range e.all {
+		if slices.ContainsFunc(members, func(m member) bool { return slices.Contains(m.outputs, o) }) {
+			e.some = append(e.some, o)
+		}
+	}
+	return e.some
 }
 
 // commonRows is the number of rows of every input; 0 where they have none in common.
@@ -233,39 +287,32 @@ func (e *Executor) commonRows() int64 {
 }
 
 // note looks at the results of a run of one request, where they can tell whether the model answers row by row.
-func (e *Executor) note() error {
-	if !e.model.rows.curious() {
+func (e *Executor) note(outputs []int) error {
+	if !e.model.rows.curious(outputs) {
 		return nil
 	}
 	rows := e.commonRows()
 	if rows == 0 {
 		return nil
 	}
-	_, matched, err := e.results(rows)
-	if err == nil {
-		e.model.rows.saw(rows, matched)
-	}
+	_, err := e.parts(outputs, rows)
 	return err
 }
 
-// writeRows appends a part of a value that has one part for a row.
-func (e *Executor) writeRows(v *onnxrt.Value, at, rows int64) error {
-	if v.Kind == onnxrt.Sequence {
-		e.out = append(e.out, '[')
-		err := e.runner.Range(*v, int(at), int(at+rows), func(i int, inner onnxrt.Value) error {
-			if i > int(at) {
-				e.out = append(e.out, ", "...)
-			}
-			return e.writeValue(inner)
-		})
-		e.out = append(e.out, ']')
-		return err
+// parts are the values of the outputs of a run on so many rows. Whether each has one part for a row is remembered.
+func (e *Executor) parts(outputs []int, rows int64) ([]part, error) {
+	parts := make([]part, len(outputs))
+	for n, o := range outputs {
+		var err error
+		if parts[n], err = e.result(o); err != nil {
+			return nil, err
+		}
 	}
-	stride := int64(1)
-	for _, d := range v.Shape[1:] {
-		stride *= d
+	for n, o := range outputs {
+		if e.model.rows.saw(o, rows, parts[n].length == rows) {
+			e.model.tell(fmt.Sprintf("the output %q has not one result for each row: requests that ask for it are scored one by one",
+				e.model.outputs[o].Name))
+		}
 	}
-	shape := append([]int64{rows}, v.Shape[1:]...)
-	e.out, _ = appendNested(e.out, v, shape, int(at*stride))
-	return nil
+	return parts, nil
 }

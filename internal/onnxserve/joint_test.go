@@ -14,6 +14,8 @@ type asked struct {
 	status int
 	body   string
 	ran    time.Duration
+	length int // of the JSON, where something follows it
+	kind   string
 }
 
 // together answers requests to /score as one.
@@ -23,10 +25,16 @@ func together(t *testing.T, e *onnxserve.Executor, bodies ...string) []asked {
 	for i, body := range bodies {
 		requests[i] = onnxserve.Request{Method: []byte("POST"), Path: []byte("/score"), Body: []byte(body)}
 	}
-	got := make([]asked, len(bodies))
-	times := make([]int, len(bodies))
+	return joint(t, e, requests)
+}
+
+// joint answers requests as one, each once.
+func joint(t *testing.T, e *onnxserve.Executor, requests []onnxserve.Request) []asked {
+	t.Helper()
+	got := make([]asked, len(requests))
+	times := make([]int, len(requests))
 	e.Joint(requests, func(i int, a onnxserve.Answer) {
-		got[i] = asked{a.Status, string(a.Body), a.Ran}
+		got[i] = asked{a.Status, string(a.Body), a.Ran, a.JSONLength, a.Kind}
 		times[i]++
 	})
 	for i, n := range times {

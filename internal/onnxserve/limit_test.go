@@ -1,6 +1,8 @@
 package onnxserve_test
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -44,13 +46,21 @@ func TestRunLimitOfABatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(e.Close)
-	requests := make([]onnxserve.Request, 3)
-	for i, body := range []string{`{"input_data": [1000000000000]}`, `{"input_data": [10]}`, `{"input_data": ["x"]}`} {
-		requests[i] = onnxserve.Request{Method: []byte("POST"), Path: []byte("/score"), Body: []byte(body)}
+	times := func(n int) string {
+		return fmt.Sprintf(`{"inputs": [{"name": "times", "datatype": "INT64", "shape": [1], "data": [%d]}]}`, n)
 	}
-	given := map[int]int{}
-	e.Joint(requests, func(i int, a onnxserve.Answer) { given[i] = a.Status })
-	if given[0] != 500 || given[1] != 500 || given[2] != 400 || len(given) != 3 {
-		t.Errorf("%v", given)
+	requests := []onnxserve.Request{score(`{"input_data": [1000000000000]}`), score(`{"input_data": [10]}`), score(`{"input_data": ["x"]}`),
+		infer("slow-rows", times(10)), infer("slow-rows", `{"inputs": []}`)}
+	want := []asked{
+		{status: 500, body: `{"message": "Scoring timeout after 50 ms"}`}, {status: 500, body: `{"message": "Scoring timeout after 50 ms"}`},
+		{status: 400, body: `{"message": "Input`}, {status: 500, body: `{"error": "Scoring timeout after 50 ms"}`}, {status: 400, body: `{"error": "Input`},
+	}
+	for i, got := range joint(t, e, requests) {
+		if got.status != want[i].status || !strings.HasPrefix(got.body, want[i].body) {
+			t.Errorf("%d: %d %s, want %v", i, got.status, got.body, want[i])
+		}
+	}
+	if got := joint(t, e, []onnxserve.Request{score(`{"input_data": [10]}`), infer("slow-rows", times(10))}); got[0].status != 200 || got[1].status != 200 {
+		t.Errorf("the next: %v", got)
 	}
 }

@@ -14,15 +14,26 @@ type Model struct {
 	Name, Version string
 	// RunLimit is how long one run may take; 0: for ever. It is set before there are executors.
 	RunLimit time.Duration
+	// Notice is told once why requests are not joined, when that is found out. It is set before there are executors; nil: nobody is.
+	Notice func(text string)
 
-	session   *onnxrt.Session
-	inputs    []onnxrt.Info    // as the configuration narrows them
-	outputs   []onnxrt.Info    // that callers see
-	chosen    []int            // their numbers in the session
-	maxBatch  int64            // rows of one run; 0: any
-	documents [3]func() []byte // of swagger 2, 3 and 3.1
-	metadata  func() []byte
-	rows      byRow
+	session     *onnxrt.Session
+	inputs      []onnxrt.Info // as the configuration narrows them
+	outputs     []onnxrt.Info // that callers see
+	chosen      []int         // their numbers in the session
+	inputForms  []*form       // of the inputs whose shape is another in the model; nil: none
+	outputForms []*form
+	maxBatch    int64            // rows of one run; 0: any
+	documents   [3]func() []byte // of swagger 2, 3 and 3.1
+	metadata    func() []byte
+	rows        byRow
+	unjoinable  string // why its rows are never joined; empty: they may be
+}
+
+func (m *Model) tell(text string) {
+	if m.Notice != nil {
+		m.Notice(text)
+	}
 }
 
 // NewModel names a session and sees that every input can be given, and that the model is what its configuration declares.
@@ -36,6 +47,8 @@ func NewModel(name, version string, session *onnxrt.Session, declared Declared) 
 	if err := m.narrow(declared); err != nil {
 		return nil, err
 	}
+	m.rows.outputs = make([]rowOutput, len(m.outputs))
+	m.unjoinable = m.closed()
 	for i := range m.documents {
 		m.documents[i] = sync.OnceValue(func() []byte { return m.describe(i) })
 	}
@@ -77,9 +90,10 @@ type Executor struct {
 	runner *onnxrt.Runner
 	inputs []*tensor
 	all    []int // every output of the model's
-	some   []int // the outputs that a request names
+	some   []int // the outputs of a run
+	at     []int // of each output its place among those of the newest run
 	chosen []int // their numbers in the session
-	binary []bool
+	wanted []wanted
 	name   [64]byte // scratch of member names
 	spans  []span
 	out    []byte
@@ -105,11 +119,12 @@ func (m *Model) NewExecutor(head int) (*Executor, error) {
 	}
 	e := &Executor{model: m, runner: runner, head: head}
 	for i := range m.inputs {
-		e.inputs = append(e.inputs, newTensor(&m.inputs[i], m.maxBatch))
+		e.inputs = append(e.inputs, newTensor(&m.inputs[i], m.inputForms[i], m.maxBatch))
 	}
 	for i := range m.outputs {
 		e.all = append(e.all, i)
 	}
+	e.at = make([]int, len(e.all))
 	return e, nil
 }
 
@@ -159,8 +174,8 @@ func (e *Executor) Handle(r *Request) Answer {
 		return e.health(r)
 	case path == "/swagger.json":
 		return e.swagger(r)
-	case path == "/v2" || len(path) > 3 && path[:4] == "/v2/":
-		return e.protocol(r, path[3:])
+	case isProtocol(path):
+		return e.protocol(r, path[len(protocolPrefix):])
 	}
 	return e.message(404, notFound)
 }
@@ -227,8 +242,9 @@ func (e *Executor) run(outputs []int) error {
 		}
 	}
 	e.chosen = e.chosen[:0]
-	for _, o := range outputs {
+	for n, o := range outputs {
 		e.chosen = append(e.chosen, e.model.chosen[o])
+		e.at[o] = n
 	}
 	e.runner.Choose(e.chosen)
 	began := time.Now()

@@ -16,6 +16,21 @@ func (e *Executor) score(r *Request) Answer {
 
 func (e *Executor) scored(body []byte) error {
 	e.reset()
+	if err := e.readScore(body); err != nil {
+		return err
+	}
+	defer e.runner.Clear()
+	if err := e.run(e.all); err != nil {
+		return err
+	}
+	if err := e.note(e.all); err != nil {
+		return err
+	}
+	return e.writeOutputs(e.result)
+}
+
+// readScore reads a request.
+func (e *Executor) readScore(body []byte) error {
 	if err := e.readBody(&scanner{b: body}); err != nil {
 		return err
 	}
@@ -24,14 +39,7 @@ func (e *Executor) scored(body []byte) error {
 			return err
 		}
 	}
-	defer e.runner.Clear()
-	if err := e.run(e.all); err != nil {
-		return err
-	}
-	if err := e.note(); err != nil {
-		return err
-	}
-	return e.writeOutputs(e.writeResult)
+	return nil
 }
 
 const needsInputData = "The body must be a JSON object with input_data."
@@ -317,30 +325,26 @@ func (e *Executor) readRecords(s *scanner) error {
 }
 
 // writeOutputs writes the outputs: the value of a single one, an object of several.
-func (e *Executor) writeOutputs(value func(n int) error) error {
-	if len(e.all) == 1 {
-		return value(0)
-	}
-	for n := range e.all {
-		if n == 0 {
+func (e *Executor) writeOutputs(from source) error {
+	for _, o := range e.all {
+		p, err := from(o)
+		if err != nil {
+			return err
+		}
+		if len(e.all) == 1 {
+			return e.writePart(&p)
+		}
+		if o == 0 {
 			e.out = append(e.out, '{')
 		} else {
 			e.out = append(e.out, ", "...)
 		}
-		e.out = appendText(e.out, []byte(e.model.outputs[n].Name))
+		e.out = appendText(e.out, []byte(e.model.outputs[o].Name))
 		e.out = append(e.out, ": "...)
-		if err := value(n); err != nil {
+		if err := e.writePart(&p); err != nil {
 			return err
 		}
 	}
 	e.out = append(e.out, '}')
 	return nil
-}
-
-func (e *Executor) writeResult(n int) error {
-	v, err := e.runner.Result(n)
-	if err != nil {
-		return err
-	}
-	return e.writeValue(v)
 }

@@ -18,6 +18,7 @@ const keptBytes = 1 << 20
 // tensor is an input that is being read from a request.
 type tensor struct {
 	info   *onnxrt.Info
+	form   *form  // the model's shape is another; nil: it is not
 	most   int64  // of the first dimension; 0: any
 	size   int    // of an element
 	data   []byte // of elements, at a multiple of eight; of texts, one behind the other
@@ -27,16 +28,17 @@ type tensor struct {
 	rank   int // -1: not known yet
 	dims   [maxRank]int64
 	shape  []int64
-	rows   int64 // of a table: how many have a value for this input
-	wanted int64 // of the protocol: the elements that the shape asks for
-	kept   mark  // what was there before the request that is read now
+	formed []int64 // the model's shape, where that is another
+	rows   int64   // of a table: how many have a value for this input
+	wanted int64   // of the protocol: the elements that the shape asks for
+	kept   mark    // what was there before the request that is read now
 }
 
 // mark is how much of a tensor is there.
 type mark struct{ data, ends int }
 
-func newTensor(info *onnxrt.Info, most int64) *tensor {
-	return &tensor{info: info, most: most, size: info.Element.Size(), shape: make([]int64, 0, maxRank)}
+func newTensor(info *onnxrt.Info, f *form, most int64) *tensor {
+	return &tensor{info: info, form: f, most: most, size: info.Element.Size(), shape: make([]int64, 0, maxRank)}
 }
 
 // reset prepares for the next request.
@@ -370,9 +372,14 @@ func shapeText(shape []int64, symbols []string) string {
 
 // give hands the tensor to the runner as its i-th input.
 func (t *tensor) give(r *onnxrt.Runner, i int) error {
+	shape := t.shape
+	if t.form != nil { // which check has compared
+		t.formed, _ = reform(t.form.callers, t.form.model, t.shape, t.formed[:0])
+		shape = t.formed
+	}
 	if t.info.Element == onnxrt.String {
-		return r.SetStrings(i, t.data, t.ends, t.shape)
+		return r.SetStrings(i, t.data, t.ends, shape)
 	}
 	t.grow(t.size) // an empty tensor needs an address, too
-	return r.SetTensor(i, t.data, t.shape)
+	return r.SetTensor(i, t.data, shape)
 }

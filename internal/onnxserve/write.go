@@ -16,17 +16,26 @@ func (e *Executor) writeValue(v onnxrt.Value) error {
 		e.writeTensor(&v)
 		return nil
 	case onnxrt.Sequence:
-		e.out = append(e.out, '[')
-		err := e.runner.Inner(v, func(i, _ int, inner onnxrt.Value) error {
-			if i > 0 {
-				e.out = append(e.out, ", "...)
-			}
-			return e.writeValue(inner)
-		})
-		e.out = append(e.out, ']')
-		return err
+		n, err := e.runner.Length(v)
+		if err != nil {
+			return err
+		}
+		return e.writeSequence(v, 0, n)
 	}
 	return e.writeMap(v)
+}
+
+// writeSequence appends the elements of a sequence from one up to another.
+func (e *Executor) writeSequence(v onnxrt.Value, from, to int) error {
+	e.out = append(e.out, '[')
+	err := e.runner.Range(v, from, to, func(i int, inner onnxrt.Value) error {
+		if i > from {
+			e.out = append(e.out, ", "...)
+		}
+		return e.writeValue(inner)
+	})
+	e.out = append(e.out, ']')
+	return err
 }
 
 // writeMap appends the keys and the values of a map, which are two tensors.

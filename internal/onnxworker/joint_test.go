@@ -2,10 +2,13 @@ package onnxworker_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -108,4 +111,80 @@ func TestBatchIsCanceledWhenNobodyWaits(t *testing.T) {
 	if n := l.starts.Load(); n != 1 {
 		t.Errorf("%d starts", n)
 	}
+}
+
+// TestBatchesOfInferences: requests of the Open Inference Protocol, in JSON and in binary form, and requests to /score meet
+// in the same batches, and everybody gets his own answer, in the form that he asked for.
+func TestBatchesOfInferences(t *testing.T) {
+	t.Parallel()
+	p := pool(t, newLauncher(t, "add", "ONNX_CONCURRENCY=1"), inference.Batching{MaxSize: 8, MaxWait: 2 * time.Millisecond})
+	var wg sync.WaitGroup
+	var joined, alone atomic.Int64
+	for g := range 16 {
+		wg.Go(func() {
+			rng := rand.New(rand.NewPCG(uint64(g), 7))
+			for i := range 150 {
+				a := addition(rng.IntN(5), g*1000+i)
+				answer, err := p.Do(context.Background(), a.call)
+				if err != nil {
+					t.Errorf("%s: %v", a.call.Body, err)
+					continue
+				}
+				got, err := io.ReadAll(answer.Body)
+				if err != nil || answer.Status != a.status || string(got) != a.want || answer.Get("x-request-id") != a.call.ID ||
+					answer.Get("inference-header-content-length") != a.length {
+					t.Errorf("%q: %d %q %v, want %d %q", a.call.Body, answer.Status, got, err, a.status, a.want)
+				}
+				if answer.Batch > 1 {
+					joined.Add(1)
+				} else if answer.Batch == 1 {
+					alone.Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if joined.Load() == 0 {
+		t.Errorf("nothing was joined, %d were alone", alone.Load())
+	}
+}
+
+// asked is a request and what it must be answered.
+type asked struct {
+	call         *inference.Call
+	status       int
+	want, length string // of the body, and of the JSON in it where something follows
+}
+
+// addition asks for n + 1 in one of several ways.
+func addition(way, n int) asked {
+	a := asked{call: call("", 2*patience), status: 200}
+	a.call.ID = fmt.Sprintf("id-%d", n)
+	a.call.Path = "/v2/models/add/infer"
+	tensor := func(name, rest string) string {
+		return fmt.Sprintf(`{"name": %q, "datatype": "FP32", "shape": [1, 1], %s}`, name, rest)
+	}
+	one := tensor("b", `"data": [1]`)
+	head := func(output string) string {
+		return fmt.Sprintf(`{"model_name":"add","model_version":"1","id":"%d","outputs":[{"name":"sum","datatype":"FP32","shape":[1,1],%s}]}`, n, output)
+	}
+	number := func(n int) string { return string(binary.LittleEndian.AppendUint32(nil, math.Float32bits(float32(n)))) }
+	body := fmt.Sprintf(`{"id": "%d", "inputs": [%s, %s]}`, n, tensor("a", fmt.Sprintf(`"data": [%d]`, n)), one)
+	a.want = head(fmt.Sprintf(`"data":[%d.0]`, n+1))
+	switch way {
+	case 1: // in binary form there and back
+		body = fmt.Sprintf(`{"id": "%d", "parameters": {"binary_data_output": true}, "inputs": [%s, %s]}`, n, tensor("a", `"parameters": {"binary_data_size": 4}`), one)
+		a.call.Header = []inference.Field{{Name: "Inference-Header-Content-Length", Value: strconv.Itoa(len(body))}}
+		body += number(n)
+		a.want = head(`"parameters":{"binary_data_size":4}`)
+		a.length = strconv.Itoa(len(a.want))
+		a.want += number(n + 1)
+	case 2:
+		body, a.want, a.call.Path = fmt.Sprintf(`{"input_data": {"a": [[%d]], "b": [[1]]}}`, n), fmt.Sprintf("[[%d.0]]", n+1), "/score"
+	case 3:
+		body, a.status, a.want = `{"inputs": [`+tensor("a", fmt.Sprintf(`"data": ["%d"]`, n))+`]}`, 400,
+			fmt.Sprintf(`{"error": "Input \"a\": expected float32, got \"\\\"%d\\\"\"."}`, n)
+	}
+	a.call.Body = []byte(body)
+	return a
 }

@@ -23,6 +23,8 @@ const (
 	// varDeclared is what the configuration of a model repository says, an onnxserve.Declared in JSON; may be empty.
 	varDeclared = "PORTICO_ONNX_DECLARED"
 
+	varBatching = "PORTICO_BATCHING" // "true": joint requests come
+
 	varThreads      = "ONNX_THREADS"      // threads of one run
 	varConcurrency  = "ONNX_CONCURRENCY"  // requests at once
 	varOptimization = "ONNX_OPTIMIZATION" // of the graph: none, basic, extended, all
@@ -48,6 +50,7 @@ type settings struct {
 	declared                      onnxserve.Declared
 	concurrency                   int
 	runLimit                      time.Duration // 0: none
+	batching                      bool
 	origins                       *origins
 	options                       onnxrt.Options
 }
@@ -58,7 +61,8 @@ var optimizations = map[string]onnxrt.Optimization{
 }
 
 func readSettings(getenv func(string) string) (*settings, error) {
-	s := &settings{library: getenv(varLibrary), model: getenv(varModel), name: getenv(varName), version: getenv(varVersion)}
+	s := &settings{library: getenv(varLibrary), model: getenv(varModel), name: getenv(varName), version: getenv(varVersion),
+		batching: getenv(varBatching) == "true"}
 	for name, value := range map[string]string{varLibrary: s.library, varModel: s.model, varName: s.name, varVersion: s.version} {
 		if value == "" {
 			return nil, fmt.Errorf("the worker is started without %s", name)

@@ -93,6 +93,10 @@ func (w *worker) load() error {
 		return fmt.Errorf("the model cannot be served: %w", err)
 	}
 	model.RunLimit, w.origins = s.runLimit, s.origins
+	model.Notice = func(text string) { w.log.Print("batching: " + text) }
+	if why := model.Unjoinable(); s.batching && why != "" {
+		model.Notice("requests are scored one by one: " + why)
+	}
 	w.free = make(chan *lane, lanesMax)
 	for i := range lanesMax {
 		executor, err := model.NewExecutor(headRoom)

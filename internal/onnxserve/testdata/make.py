@@ -101,6 +101,20 @@ def graphs() -> None:
     wanted = helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, None)
     graph("takes-sequence", [helper.make_node("SequenceLength", ["x"], ["n"])], [wanted],
           [tensor("n", TensorProto.INT64, [])])  # fmt: skip
+    graph("partly", [helper.make_node("Neg", ["x"], ["y"]),
+                     helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0)],
+          [tensor("x", TensorProto.FLOAT, ["n", 2])],
+          [tensor("y", TensorProto.FLOAT, ["n", 2]), tensor("total", TensorProto.FLOAT, [])])  # fmt: skip
+    # It says that it takes any number of rows, and fails on more than one.
+    graph("single", [helper.make_node("Reshape", ["x", "one"], ["row"]), helper.make_node("Neg", ["row"], ["y"])],
+          [tensor("x", TensorProto.FLOAT, ["n", 2])], [tensor("y", TensorProto.FLOAT, ["n", 2])],
+          [helper.make_tensor("one", TensorProto.INT64, [2], [1, 2])])  # fmt: skip
+    graph("flat", [helper.make_node("Neg", ["a"], ["a_out"]), helper.make_node("Neg", ["b"], ["b_out"]),
+                   helper.make_node("Identity", ["c"], ["c_out"])],
+          [tensor("a", TensorProto.FLOAT, ["n"]), tensor("b", TensorProto.FLOAT, ["n", "k", 2]),
+           tensor("c", TensorProto.STRING, ["n"])],
+          [tensor("a_out", TensorProto.FLOAT, ["n"]), tensor("b_out", TensorProto.FLOAT, ["n", "k", 2]),
+           tensor("c_out", TensorProto.STRING, ["n"])])  # fmt: skip
     slow()
 
 
