@@ -20,6 +20,7 @@ const (
 	MinBatchSize     = 2 // one request is no batch
 	MaxBatchSize     = 256
 	DefaultBatchWait = 5 * time.Millisecond
+	MinBatchWait     = time.Millisecond
 	MaxBatchWait     = time.Second
 )
 
@@ -51,8 +52,8 @@ func (b *Batching) validate(maxConcurrent int) []*Error {
 			"max concurrent requests per instance %d is less than the max size %d of a batch, so no batch could be full; leave it out for %d",
 			maxConcurrent, b.MaxSize, b.concurrent(1))
 	}
-	if b.MaxWait < time.Millisecond || b.MaxWait > MaxBatchWait {
-		add(wait, "max wait %s of a batch is not between %s and %s", b.MaxWait, time.Millisecond, MaxBatchWait)
+	if b.MaxWait < MinBatchWait || b.MaxWait > MaxBatchWait {
+		add(wait, "max wait %s of a batch is not between %s and %s", b.MaxWait, MinBatchWait, MaxBatchWait)
 	}
 	return faults
 }

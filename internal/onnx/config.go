@@ -47,9 +47,10 @@ type declared struct {
 }
 
 type declaredTensor struct {
-	Name     string  `json:"name"`
-	Datatype string  `json:"datatype,omitempty"` // as the Open Inference Protocol has it
-	Dims     []int64 `json:"dims,omitempty"`     // without the dimension of the batch where there is one
+	Name     string   `json:"name"`
+	Datatype string   `json:"datatype,omitempty"` // as the Open Inference Protocol has it
+	Dims     []int64  `json:"dims,omitempty"`     // without the dimension of the batch where there is one
+	Reshape  *[]int64 `json:"reshape,omitempty"`  // what the model has in place of dims
 }
 
 func refuse(code online.Code, format string, args ...any) error {
@@ -145,7 +146,7 @@ func refused(c *modelconfig.ModelConfig, name string) error {
 		return notImplemented("a priority or queue policy of dynamic_batching")
 	}
 	for _, in := range c.Input {
-		if what := unusual(in.Reshape != nil, in.IsShapeTensor, in.IsNonLinearFormatIo); what != "" {
+		if what := unusual(in.IsShapeTensor, in.IsNonLinearFormatIo); what != "" {
 			return notImplemented(fmt.Sprintf("%s of the input %q", what, in.Name))
 		}
 		if in.AllowRaggedBatch {
@@ -156,7 +157,7 @@ func refused(c *modelconfig.ModelConfig, name string) error {
 		}
 	}
 	for _, o := range c.Output {
-		if what := unusual(o.Reshape != nil, o.IsShapeTensor, o.IsNonLinearFormatIo); what != "" {
+		if what := unusual(o.IsShapeTensor, o.IsNonLinearFormatIo); what != "" {
 			return notImplemented(fmt.Sprintf("%s of the output %q", what, o.Name))
 		}
 	}
@@ -164,10 +165,8 @@ func refused(c *modelconfig.ModelConfig, name string) error {
 }
 
 // unusual names what a tensor has that changes the meaning of its shape.
-func unusual(reshape, shapeTensor, nonLinear bool) string {
+func unusual(shapeTensor, nonLinear bool) string {
 	switch {
-	case reshape:
-		return "reshape"
 	case shapeTensor:
 		return "is_shape_tensor"
 	case nonLinear:
@@ -190,7 +189,7 @@ func (c *Config) choose(policy *modelconfig.ModelVersionPolicy) {
 // declare takes what is said of inputs and outputs.
 func (c *Config) declare(from *modelconfig.ModelConfig) error {
 	d := declared{MaxBatchSize: int(from.MaxBatchSize)}
-	add := func(to *[]declaredTensor, what, name string, kind modelconfig.DataType, dims []int64) error {
+	add := func(to *[]declaredTensor, what, name string, kind modelconfig.DataType, dims []int64, reshape *modelconfig.ModelTensorReshape) error {
 		if name == "" {
 			return refuse(online.CodeBadArgument, "an %s has no name", what)
 		}
@@ -200,16 +199,20 @@ func (c *Config) declare(from *modelconfig.ModelConfig) error {
 		if slices.ContainsFunc(dims, func(d int64) bool { return d == 0 || d < -1 }) {
 			return refuse(online.CodeBadArgument, "dims of the %s %q must be sizes, or -1 for any", what, name)
 		}
-		*to = append(*to, declaredTensor{Name: name, Datatype: wire(kind), Dims: dims})
+		model, err := reshaped(dims, reshape, from.MaxBatchSize > 0)
+		if err != nil {
+			return refuse(online.CodeBadArgument, "reshape of the %s %q %w", what, name, err)
+		}
+		*to = append(*to, declaredTensor{Name: name, Datatype: wire(kind), Dims: dims, Reshape: model})
 		return nil
 	}
 	for _, in := range from.Input {
-		if err := add(&d.Inputs, "input", in.Name, in.DataType, in.Dims); err != nil {
+		if err := add(&d.Inputs, "input", in.Name, in.DataType, in.Dims, in.Reshape); err != nil {
 			return err
 		}
 	}
 	for _, o := range from.Output {
-		if err := add(&d.Outputs, "output", o.Name, o.DataType, o.Dims); err != nil {
+		if err := add(&d.Outputs, "output", o.Name, o.DataType, o.Dims, o.Reshape); err != nil {
 			return err
 		}
 		if o.LabelFilename != "" {
@@ -225,6 +228,55 @@ func (c *Config) declare(from *modelconfig.ModelConfig) error {
 	}
 	c.Declared = string(doc)
 	return nil
+}
+
+// reshaped is the shape that the model has where callers see dims; nil: dims. Between sizes that are left open both have as
+// many elements, so that the open sizes of one are those of the other, in order.
+func reshaped(dims []int64, reshape *modelconfig.ModelTensorReshape, batched bool) (*[]int64, error) {
+	if reshape == nil {
+		return nil, nil
+	}
+	model := append([]int64{}, reshape.Shape...)
+	switch {
+	case len(dims) == 0:
+		return nil, errors.New("needs dims, which callers see")
+	case slices.ContainsFunc(model, func(d int64) bool { return d == 0 || d < -1 }):
+		return nil, errors.New("must be to sizes, or -1 for any")
+	case len(model) == 0 && !batched:
+		return nil, errors.New("to no dimensions needs a max_batch_size, which adds one")
+	}
+	from, err := elements(dims)
+	if err != nil {
+		return nil, err
+	}
+	to, err := elements(model)
+	if err != nil {
+		return nil, err
+	}
+	if len(from) != len(to) {
+		return nil, errors.New("and its dims leave different numbers of sizes open")
+	}
+	if !slices.Equal(from, to) {
+		return nil, errors.New("and its dims have different numbers of elements")
+	}
+	return &model, nil
+}
+
+// maxElements bounds the elements that the sizes of a configuration ask for.
+const maxElements = 1 << 31
+
+// elements are the elements before, between and after the sizes that are left open.
+func elements(dims []int64) ([]int64, error) {
+	counts := []int64{1}
+	for _, d := range dims {
+		last := len(counts) - 1
+		if d < 0 {
+			counts = append(counts, 1)
+		} else if counts[last] *= min(d, maxElements+1); counts[last] > maxElements {
+			return nil, fmt.Errorf("has more than %d elements", maxElements)
+		}
+	}
+	return counts, nil
 }
 
 // wire is a type's name in the Open Inference Protocol; empty where the configuration says none.
@@ -253,13 +305,35 @@ func (c *Config) batch(from *modelconfig.ModelConfig) error {
 	if len(b.PreferredBatchSize) > 0 {
 		size = slices.Max(b.PreferredBatchSize)
 	}
+	if len(b.PreferredBatchSize) > 1 {
+		c.Notes = append(c.Notes, fmt.Sprintf("of the preferred_batch_size of dynamic_batching the largest, %d, is acted on", size))
+	}
 	if size < online.MinBatchSize {
 		c.Notes = append(c.Notes, "dynamic_batching is not acted on: max_batch_size "+strconv.Itoa(int(from.MaxBatchSize))+" leaves nothing to join")
 		return nil
 	}
 	delay := time.Duration(min(b.MaxQueueDelayMicroseconds, uint64(online.MaxBatchWait.Microseconds()))) * time.Microsecond
-	c.Batching = &online.Batching{MaxSize: min(int(size), online.MaxBatchSize), MaxWait: max(delay, time.Millisecond)}
+	c.Batching = &online.Batching{MaxSize: min(int(size), online.MaxBatchSize), MaxWait: max(delay, online.MinBatchWait)}
+	if int(size) > online.MaxBatchSize {
+		c.Notes = append(c.Notes, fmt.Sprintf("dynamic_batching joins at most %d requests, not %d", online.MaxBatchSize, size))
+	}
+	if asked := b.MaxQueueDelayMicroseconds; asked > 0 && asked != uint64(c.Batching.MaxWait.Microseconds()) {
+		c.Notes = append(c.Notes, fmt.Sprintf("max_queue_delay_microseconds %d is taken as %v: from %v to %v are possible", asked,
+			c.Batching.MaxWait, online.MinBatchWait, online.MaxBatchWait))
+	}
 	return nil
+}
+
+// Overridden says what of dynamic_batching does not hold, because the settings of the deployment do. nil: there is no batching.
+func (c *Config) Overridden(by *online.Batching) []string {
+	switch {
+	case c.Batching == nil || by != nil && *by == *c.Batching:
+		return nil
+	case by == nil:
+		return []string{"dynamic_batching is not acted on: the settings of the deployment leave nothing to join"}
+	}
+	return []string{fmt.Sprintf("dynamic_batching asks for batches of %d requests within %v; by the deployment's settings they are %d within %v",
+		c.Batching.MaxSize, c.Batching.MaxWait, by.MaxSize, by.MaxWait)}
 }
 
 // note says what is passed over because it changes no answer.

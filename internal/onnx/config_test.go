@@ -48,7 +48,8 @@ func TestConfigIsRead(t *testing.T) {
 		t.Errorf("%+v %+v", m, c)
 	}
 	notes := strings.Join(m.Config.Notes, "; ")
-	if notes != `label_filename of the output "label" is not acted on: classification is not implemented; instance_group is not acted on; parameters is not acted on` {
+	if notes != `label_filename of the output "label" is not acted on: classification is not implemented; of the preferred_batch_size of `+
+		`dynamic_batching the largest, 4, is acted on; instance_group is not acted on; parameters is not acted on` {
 		t.Error(notes)
 	}
 }
@@ -118,7 +119,15 @@ func TestConfigIsRefused(t *testing.T) {
 		`optimization { execution_accelerators { gpu_execution_accelerator: [ { name: "tensorrt" } ] } }`: {missing, "execution_accelerators"},
 		`dynamic_batching { default_queue_policy { timeout_action: REJECT } }`:                            {missing, "queue policy"},
 		`dynamic_batching { preferred_batch_size: 4 }`:                                                    {bad, "preferred_batch_size 4 is not between 1 and the max_batch_size 0"},
-		`input { name: "X" dims: [ 2, 2 ] reshape { shape: [ 4 ] } }`:                                     {missing, `reshape of the input "X"`},
+		`input { name: "X" reshape { shape: [ 4 ] } }`:                                                    {bad, `reshape of the input "X" needs dims`},
+		`input { name: "X" dims: 4 reshape { shape: [ 4, 0 ] } }`:                                         {bad, `reshape of the input "X" must be to sizes`},
+		`output { name: "y" dims: 4 reshape { shape: -2 } }`:                                              {bad, `reshape of the output "y" must be to sizes`},
+		`input { name: "X" dims: 1 reshape { } }`:                                                         {bad, "needs a max_batch_size"},
+		`max_batch_size: 2 input { name: "X" dims: 2 reshape { } }`:                                       {bad, "different numbers of elements"},
+		`max_batch_size: 2 input { name: "X" dims: -1 reshape { } }`:                                      {bad, "different numbers of sizes open"},
+		`input { name: "X" dims: [ 2, 4, -1, 6 ] reshape { shape: [ 8, -1, 6, 2 ] } }`:                    {bad, "different numbers of elements"},
+		`input { name: "X" dims: [ -1, 4 ] reshape { shape: [ 4 ] } }`:                                    {bad, "different numbers of sizes open"},
+		`input { name: "X" dims: [ 4294967296, 4294967296 ] reshape { shape: [ 1 ] } }`:                   {bad, "more than 2147483648 elements"},
 		`input { name: "X" allow_ragged_batch: true }`:                                                    {missing, "allow_ragged_batch"},
 		`input { name: "X" optional: true }`:                                                              {missing, "optional"},
 		`output { name: "y" is_shape_tensor: true }`:                                                      {missing, "is_shape_tensor"},
@@ -136,6 +145,49 @@ func TestConfigIsRefused(t *testing.T) {
 		fault, ok := online.AsError(err)
 		if !ok || fault.Code != want.code || !strings.Contains(fault.Message, want.text) || !strings.Contains(fault.Message, "config.pbtxt") {
 			t.Errorf("%.80s: %v, want %s", config, err, want.text)
+		}
+	}
+}
+
+// TestConfigReshapes: dims are what callers see, reshape is what the model has.
+func TestConfigReshapes(t *testing.T) {
+	for config, want := range map[string]string{
+		`max_batch_size: 4 input { name: "X" dims: 1 reshape { } } output { name: "y" dims: [ 1, 1 ] reshape: { shape: [ ] } }`: `{"max_batch_size":4,` +
+			`"inputs":[{"name":"X","dims":[1],"reshape":[]}],"outputs":[{"name":"y","dims":[1,1],"reshape":[]}]}`,
+		`input { name: "X" dims: [ 2, 4, -1, 6 ] reshape { shape: [ 8, -1, 1, 6 ] } }`: `{"inputs":[{"name":"X","dims":[2,4,-1,6],"reshape":[8,-1,1,6]}]}`,
+	} {
+		m, err := onnx.Read(configured(config, "1"))
+		if err != nil || m.Config.Declared != want {
+			t.Errorf("%s: %+v %v, want %s", config, m, err, want)
+		}
+	}
+}
+
+// TestConfigSaysWhatOfBatchesDoesNotHold: what is taken otherwise than it is written, and what the deployment overrides.
+func TestConfigSaysWhatOfBatchesDoesNotHold(t *testing.T) {
+	own := &online.Batching{MaxSize: 3, MaxWait: 7 * time.Millisecond}
+	for _, c := range []struct {
+		config string
+		by     *online.Batching
+		want   []string
+	}{
+		{`max_batch_size: 8 dynamic_batching { max_queue_delay_microseconds: 2000 }`, &online.Batching{MaxSize: 8, MaxWait: 2 * time.Millisecond}, nil},
+		{`max_batch_size: 8`, own, nil},
+		{`max_batch_size: 8 dynamic_batching { max_queue_delay_microseconds: 100 }`, &online.Batching{MaxSize: 8, MaxWait: time.Millisecond},
+			[]string{"max_queue_delay_microseconds 100 is taken as 1ms: from 1ms to 1s are possible"}},
+		{`max_batch_size: 1024 dynamic_batching { preferred_batch_size: [ 8, 512 ] }`, &online.Batching{MaxSize: 256, MaxWait: time.Millisecond},
+			[]string{"of the preferred_batch_size of dynamic_batching the largest, 512, is acted on", "dynamic_batching joins at most 256 requests, not 512"}},
+		{`max_batch_size: 8 dynamic_batching { }`, own, []string{
+			"dynamic_batching asks for batches of 8 requests within 1ms; by the deployment's settings they are 3 within 7ms"}},
+		{`max_batch_size: 8 dynamic_batching { }`, nil, []string{
+			"dynamic_batching is not acted on: the settings of the deployment leave nothing to join"}},
+	} {
+		m, err := onnx.Read(configured(c.config, "1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := append(m.Config.Notes, m.Config.Overridden(c.by)...); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %q, want %q", c.config, got, c.want)
 		}
 	}
 }

@@ -192,7 +192,7 @@ func (p *preparations) openONNX(d *store.Deployment, asset *online.AssetSpec, mo
 	}
 	if found.Config != nil {
 		out.Declared = found.Config.Declared
-		for _, note := range found.Config.Notes {
+		for _, note := range append(found.Config.Notes, found.Config.Overridden(d.Spec.Batching)...) {
 			fmt.Fprintf(progress, "the model's configuration: %s\n", note)
 		}
 	}

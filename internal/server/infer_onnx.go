@@ -56,6 +56,11 @@ func (c *InferConfig) useRepository(m *onnx.Model) error {
 	}
 	c.onnx.declared, c.notes = m.Config.Declared, m.Config.Notes
 	c.batchAsConfigured(m.Config.Batching)
+	var holds *online.Batching
+	if b := online.Batching(c.Batching); b.MaxSize >= online.MinBatchSize {
+		holds = &b
+	}
+	c.notes = append(c.notes, m.Config.Overridden(holds)...)
 	return nil
 }
 
