@@ -78,6 +78,9 @@ func (e *Executor) inferred(r *Request, q *inference) error {
 
 // readInference reads a request.
 func (e *Executor) readInference(r *Request, q *inference) error {
+	if err := plain(r); err != nil {
+		return err
+	}
 	body := r.Body
 	if r.JSONLength != nil {
 		n, err := strconv.ParseUint(string(r.JSONLength), 10, 31)

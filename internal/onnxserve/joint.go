@@ -224,7 +224,7 @@ func (e *Executor) join(r *Request, m *member, held int64) verdict {
 			m.outputs = m.q.numbers(nil)
 		}
 	} else {
-		err = e.readScore(r.Body)
+		err = e.readScore(r)
 	}
 	v := never
 	if err == nil {

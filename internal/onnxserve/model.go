@@ -3,6 +3,7 @@ package onnxserve
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -67,6 +68,7 @@ type Request struct {
 	Method, Path, Query []byte
 	// JSONLength is the value of Inference-Header-Content-Length; nil without that field.
 	JSONLength []byte
+	Encoding   []byte // the value of Content-Encoding; nil without that field
 	Body       []byte
 }
 
@@ -153,6 +155,7 @@ func (e *Executor) Shrink() {
 const (
 	notFound   = "The requested URL was not found on the server. If you entered the URL manually please check your spelling and try again."
 	notAllowed = "The method is not allowed for the requested URL."
+	encoded    = "The content-encoding %.40q of the body is not supported; send it as it is."
 	tooLong    = "Scoring timeout after %d ms"
 )
 
@@ -232,6 +235,14 @@ func (e *Executor) failed(member string, err error) Answer {
 	a := e.failure(member, 500, "The model failed on this input: "+err.Error())
 	a.Failed = true
 	return a
+}
+
+// plain sees that the body is not compressed.
+func plain(r *Request) error {
+	if len(r.Encoding) == 0 || strings.EqualFold(string(r.Encoding), "identity") {
+		return nil
+	}
+	return &fault{415, fmt.Sprintf(encoded, r.Encoding)}
 }
 
 // run gives the runner its inputs and runs the model.

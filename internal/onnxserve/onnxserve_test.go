@@ -24,17 +24,23 @@ var (
 
 func open(tb testing.TB, name string) *onnxserve.Model {
 	tb.Helper()
+	return named(tb, name, name, "1")
+}
+
+// named is a model that callers know by another name.
+func named(tb testing.TB, file, name, version string) *onnxserve.Model {
+	tb.Helper()
 	path := onnxtest.Library(tb)
 	once.Do(func() { library, failure = onnxrt.Open(path) })
 	if failure != nil {
 		tb.Fatal(failure)
 	}
-	session, err := library.Load(onnxtest.Model(tb, name), onnxrt.Options{Threads: 1, Optimization: onnxrt.OptimizeAll})
+	session, err := library.Load(onnxtest.Model(tb, file), onnxrt.Options{Threads: 1, Optimization: onnxrt.OptimizeAll})
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(session.Close)
-	m, err := onnxserve.NewModel(name, "1", session, onnxserve.Declared{})
+	m, err := onnxserve.NewModel(name, version, session, onnxserve.Declared{})
 	if err != nil {
 		tb.Fatal(err)
 	}

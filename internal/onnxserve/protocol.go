@@ -25,6 +25,9 @@ func (m *Model) below(path string) (what, missing string) {
 	if !ok {
 		return "", noSuchPath
 	}
+	if strings.HasSuffix(path, "/") {
+		return "", noSuchPath
+	}
 	name, what, _ := strings.Cut(path, "/")
 	if plain, err := url.PathUnescape(name); err == nil {
 		name = plain

@@ -8,15 +8,15 @@ func (e *Executor) score(r *Request) Answer {
 	if string(r.Method) != "POST" {
 		return e.message(405, notAllowed)
 	}
-	if err := e.scored(r.Body); err != nil {
+	if err := e.scored(r); err != nil {
 		return e.failed("message", err)
 	}
 	return e.answer(200, jsonKind)
 }
 
-func (e *Executor) scored(body []byte) error {
+func (e *Executor) scored(r *Request) error {
 	e.reset()
-	if err := e.readScore(body); err != nil {
+	if err := e.readScore(r); err != nil {
 		return err
 	}
 	defer e.runner.Clear()
@@ -30,8 +30,11 @@ func (e *Executor) scored(body []byte) error {
 }
 
 // readScore reads a request.
-func (e *Executor) readScore(body []byte) error {
-	if err := e.readBody(&scanner{b: body}); err != nil {
+func (e *Executor) readScore(r *Request) error {
+	if err := plain(r); err != nil {
+		return err
+	}
+	if err := e.readBody(&scanner{b: r.Body}); err != nil {
 		return err
 	}
 	for _, t := range e.inputs {

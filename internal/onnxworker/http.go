@@ -3,6 +3,8 @@ package onnxworker
 import (
 	"bytes"
 	"fmt"
+
+	"portico/internal/onnxserve"
 )
 
 // Bounds of a request.
@@ -35,6 +37,7 @@ type head struct {
 	close                    bool
 	id, legacyID, clientID   []byte
 	trace, jsonLength        []byte
+	encoding                 []byte // of the body
 	joined                   []byte // the sizes of the requests in the body; nil: it is one itself
 	origin, asksFor          []byte // of a browser's page: where it comes from, the fields that it wants to send
 	preflight                bool   // the browser asks for the page whether it may
@@ -123,8 +126,10 @@ func (h *head) field(name, value []byte) error {
 		} else if equalFold(name, "x-portico-batch") {
 			h.joined = value
 		}
-	case len("x-portico-number"):
-		if equalFold(name, "x-portico-number") {
+	case len("x-portico-number"): // and of content-encoding
+		if equalFold(name, "content-encoding") {
+			h.encoding = value
+		} else if equalFold(name, "x-portico-number") {
 			n, ok := decimal(value)
 			if !ok || n == 0 || n >= runs || h.numbered {
 				return refusef(400, "x-portico-number is not a number")
@@ -158,6 +163,13 @@ func (h *head) field(name, value []byte) error {
 		}
 	}
 	return nil
+}
+
+// request is what the head and this body ask.
+func (h *head) request(body []byte) onnxserve.Request {
+	return onnxserve.Request{
+		Method: h.method, Path: h.path, Query: h.query, JSONLength: h.jsonLength, Encoding: h.encoding, Body: body,
+	}
 }
 
 // equalFold compares with a text in lower case.

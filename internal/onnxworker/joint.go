@@ -64,9 +64,7 @@ func (l *lane) joint(parts [][]byte) [][]byte {
 			answers[i] = notStarted("deadline")
 		default:
 			heads = append(heads, h)
-			requests = append(requests, onnxserve.Request{
-				Method: h.method, Path: h.path, Query: h.query, JSONLength: h.jsonLength, Body: body,
-			})
+			requests = append(requests, h.request(body))
 			at = append(at, i)
 		}
 	}

@@ -124,7 +124,7 @@ func TestBatchesOfInferences(t *testing.T) {
 		wg.Go(func() {
 			rng := rand.New(rand.NewPCG(uint64(g), 7))
 			for i := range 150 {
-				a := addition(rng.IntN(5), g*1000+i)
+				a := addition(rng.IntN(6), g*1000+i)
 				answer, err := p.Do(context.Background(), a.call)
 				if err != nil {
 					t.Errorf("%s: %v", a.call.Body, err)
@@ -181,6 +181,9 @@ func addition(way, n int) asked {
 		a.want += number(n + 1)
 	case 2:
 		body, a.want, a.call.Path = fmt.Sprintf(`{"input_data": {"a": [[%d]], "b": [[1]]}}`, n), fmt.Sprintf("[[%d.0]]", n+1), "/score"
+	case 4:
+		a.call.Header = []inference.Field{{Name: "Content-Encoding", Value: "gzip"}}
+		a.status, a.want = 415, `{"error": "The content-encoding \"gzip\" of the body is not supported; send it as it is."}`
 	case 3:
 		body, a.status, a.want = `{"inputs": [`+tensor("a", fmt.Sprintf(`"data": ["%d"]`, n))+`]}`, 400,
 			fmt.Sprintf(`{"error": "Input \"a\": expected float32, got \"\\\"%d\\\"\"."}`, n)

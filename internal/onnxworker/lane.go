@@ -133,7 +133,7 @@ func (l *lane) fill(room int) error {
 
 // answer serves a request. False: the connection broke.
 func (l *lane) answer(h *head, body []byte) bool {
-	request := onnxserve.Request{Method: h.method, Path: h.path, Query: h.query, JSONLength: h.jsonLength, Body: body}
+	request := h.request(body)
 	if string(h.method) != "POST" {
 		return l.write(h, l.executor.Handle(&request))
 	}
@@ -238,7 +238,7 @@ func appendField[T string | []byte](b []byte, name string, value T) []byte {
 
 var reasons = map[int]string{
 	200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 413: "Content Too Large",
-	431: "Request Header Fields Too Large", 500: "Internal Server Error", 501: "Not Implemented", 503: "Service Unavailable",
+	415: "Unsupported Media Type", 431: "Request Header Fields Too Large", 500: "Internal Server Error", 501: "Not Implemented", 503: "Service Unavailable",
 }
 
 func appendStatus(b []byte, status int) []byte {

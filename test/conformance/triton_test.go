@@ -82,6 +82,34 @@ var settled = []row{
 			"access-control-allow-headers": "^x-a$"}},
 }
 
+// flatConfig is that of a model of which two inputs have no dimension but the rows, as Triton wants it; reshaped are requests
+// to it.
+const flatConfig = `backend: "onnxruntime"
+max_batch_size: 2
+input [
+  { name: "a" data_type: TYPE_FP32 dims: [ 1 ] reshape: { shape: [ ] } },
+  { name: "b" data_type: TYPE_FP32 dims: [ 1, -1, 2 ] reshape: { shape: [ -1, 2 ] } },
+  { name: "c" data_type: TYPE_STRING dims: [ 1, 1 ] reshape: { } }
+]
+output [ { name: "b_out" dims: [ -1, 2, 1 ] reshape: { shape: [ -1, 2 ] } }, { name: "a_out" dims: 1 reshape: { } } ]
+dynamic_batching { max_queue_delay_microseconds: 1000 }
+`
+
+var reshaped = []row{
+	{name: "model", method: "GET", path: "/v2/models/flat", want: `{"name": "flat", "versions": ["1"], "platform": "onnxruntime_onnx",
+		"inputs": [{"name": "a", "datatype": "FP32", "shape": [-1, 1]}, {"name": "b", "datatype": "FP32", "shape": [-1, 1, -1, 2]},
+			{"name": "c", "datatype": "BYTES", "shape": [-1, 1, 1]}],
+		"outputs": [{"name": "b_out", "datatype": "FP32", "shape": [-1, -1, 2, 1]}, {"name": "a_out", "datatype": "FP32", "shape": [-1, 1]}]}`},
+	{name: "infer", path: "/v2/models/flat/infer", want: `{"model_name": "flat", "model_version": "1", "outputs": [
+			{"name": "b_out", "datatype": "FP32", "shape": [2, 2, 2, 1], "data": [-1, -2, -3, -4, -5, -6, -7, -8]},
+			{"name": "a_out", "datatype": "FP32", "shape": [2, 1], "data": [-1, -2]}]}`,
+		body: `{"inputs": [{"name": "a", "datatype": "FP32", "shape": [2, 1], "data": [1, 2]},
+			{"name": "b", "datatype": "FP32", "shape": [2, 1, 2, 2], "data": [1, 2, 3, 4, 5, 6, 7, 8]}, {"name": "c", "datatype": "BYTES", "shape": [2, 1, 1], "data": ["x", "y"]}]}`},
+	{name: "the model's shape", path: "/v2/models/flat/infer", status: 400, want: `~^\{"error": .*expected shape \[\?, 1\], got \[1\]`,
+		body: `{"inputs": [{"name": "a", "datatype": "FP32", "shape": [1], "data": [1]}]}`},
+	{name: "score", body: `{"input_data": {"a": [[1]], "b": [[[[2, 3]]]], "c": [[["x"]]]}}`, want: `{"b_out": [[[[-2], [-3]]]], "a_out": [[-1]]}`},
+}
+
 // flowersConfig is the configuration of the repository of flowers, as Triton wants it.
 const flowersConfig = `name: "flowers"
 platform: "onnxruntime_onnx"
@@ -123,6 +151,11 @@ func TestTriton(t *testing.T) {
 		s := script{args: []string{"--model_dir", repository(t, "slow", "slow", "1"), "--data-dir", data}, rows: settled, env: map[string]string{
 			"SCORING_TIMEOUT_MS": "300", "AML_CORS_ORIGINS": "https://a.example, https://b.example"}}
 		check(t, target{client: http.DefaultClient, url: startServer(t, []string{binary, "infer"}, s)}, s)
+	})
+	t.Run("infer with reshape", func(t *testing.T) {
+		flat := repository(t, "flat", "flat", "1")
+		harness.Files(t, flat, map[string]string{"flat/config.pbtxt": flatConfig})
+		check(t, target{client: http.DefaultClient, url: at(flat)}, script{rows: reshaped})
 	})
 	t.Run("infer with Triton's client", func(t *testing.T) {
 		tritonClient(t, python, nil, "flowers", "--base_url", at(flowers))

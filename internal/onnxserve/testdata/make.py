@@ -43,7 +43,7 @@ def graph(name: str, nodes: list[Any], inputs: list[Any], outputs: list[Any], we
     save(name, helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)]))
 
 
-def tensor(name: str, kind: int, shape: list[Any]) -> Any:
+def tensor(name: str, kind: int, shape: list[Any] | None) -> Any:
     """Describe an input or output."""
     return helper.make_tensor_value_info(name, kind, shape)
 
@@ -115,6 +115,8 @@ def graphs() -> None:
            tensor("c", TensorProto.STRING, ["n"])],
           [tensor("a_out", TensorProto.FLOAT, ["n"]), tensor("b_out", TensorProto.FLOAT, ["n", "k", 2]),
            tensor("c_out", TensorProto.STRING, ["n"])])  # fmt: skip
+    graph("anyrank", [helper.make_node("Neg", ["x"], ["y"])], [tensor("x", TensorProto.FLOAT, None)],
+          [tensor("y", TensorProto.FLOAT, None)])  # fmt: skip
     slow()
 
 
@@ -168,5 +170,6 @@ if __name__ == "__main__":
     columns()
     graphs()
     for path in sorted(HERE.glob("*.onnx")):
-        onnx.checker.check_model(onnx.load(path))
+        if path.stem != "anyrank":  # ONNX Runtime takes inputs without a shape, the checker does not
+            onnx.checker.check_model(onnx.load(path))
     expect()
