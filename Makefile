@@ -32,8 +32,9 @@ test: build lint unit race python conformance cross ## everything that must pass
 bench: build ## Portico against Flask + gunicorn, side by side
 	bench/gateway/run.sh
 
-lint: $(GOLANGCI) $(VENV)/.done ## format, golangci-lint (go vet is one of it), ruff, mypy
+lint: $(GOLANGCI) $(VENV)/.done ## format, go.mod, golangci-lint (go vet is one of it), ruff, mypy
 	@test -z "$$(gofmt -l cmd internal workers bench test examples 2>/dev/null)" || { gofmt -l cmd internal workers bench test examples; echo "run make format"; exit 1; }
+	@for m in . test/compat/go; do (cd $$m && $(GO) mod tidy -diff) || { echo "go.mod of $$m is untidy: run go mod tidy there"; exit 1; }; done
 	$(GOLANGCI) run ./...
 	cd test/compat/go && $(GOLANGCI) run ./...
 	$(VENV)/bin/ruff check workers examples bench test
