@@ -40,29 +40,22 @@ type cgroupMount struct {
 	root, point string
 	v2          bool
 	options     []string
+	own         string // cgroup in which this process is
 }
 
 // openCgroups makes this data directory's part of every usable hierarchy. key names it.
-func openCgroups(key string) *cgroups {
+func openCgroups(mounts []cgroupMount, key string) *cgroups {
 	cg := &cgroups{}
-	mounts, err := cgroupMounts()
-	if err != nil {
-		return cg
-	}
-	own, err := ownCgroups()
-	if err != nil {
-		return cg
-	}
 	for _, m := range mounts {
 		if m.v2 {
-			cg.addV2(m, own[""], key)
+			cg.addV2(m, key)
 		}
 	}
 	own2 := cg.hierarchies
 	for _, m := range mounts {
 		for _, c := range cgroupControllers {
 			if !m.v2 && slices.Contains(m.options, c) && !cg.has(c) {
-				cg.addV1(m, own[c], key, c)
+				cg.addV1(m, key, c)
 			}
 		}
 	}
@@ -81,16 +74,33 @@ func (cg *cgroups) has(controller string) bool {
 
 // places lists where in m the directory may be made: below our own cgroup, so that what limits us limits what we
 // start, else at the top of what is mounted.
-func (m *cgroupMount) places(own string) []string {
+func (m *cgroupMount) places() []string {
 	places := []string{m.point}
-	if rel, err := filepath.Rel(m.root, own); err == nil && rel != "." && !strings.HasPrefix(rel, "..") {
+	if rel, err := filepath.Rel(m.root, m.own); err == nil && rel != "." && !strings.HasPrefix(rel, "..") {
 		places = []string{filepath.Join(m.point, rel), m.point}
 	}
 	return places
 }
 
-func (cg *cgroups) addV1(m cgroupMount, own, key, controller string) {
-	for _, place := range m.places(own) {
+// holds says whether a path leads into m.
+func (m *cgroupMount) holds(path string) bool {
+	rel, err := filepath.Rel(m.point, path)
+	return err == nil && filepath.IsLocal(rel)
+}
+
+// cgroupBases lists every directory that openCgroups may make.
+func cgroupBases(mounts []cgroupMount, key string) []string {
+	var bases []string
+	for _, m := range mounts {
+		for _, place := range m.places() {
+			bases = append(bases, filepath.Join(place, key))
+		}
+	}
+	return bases
+}
+
+func (cg *cgroups) addV1(m cgroupMount, key, controller string) {
+	for _, place := range m.places() {
 		base := filepath.Join(place, key)
 		if makeCgroup(base) != nil {
 			continue
@@ -108,9 +118,9 @@ func (cg *cgroups) addV1(m cgroupMount, own, key, controller string) {
 
 // addV2 takes the place where most controllers can be had. Version 2 gives controllers to the children of a
 // cgroup only while no process is in it, so our own cgroup mostly offers none, but still finds processes.
-func (cg *cgroups) addV2(m cgroupMount, own, key string) {
+func (cg *cgroups) addV2(m cgroupMount, key string) {
 	var best hierarchy
-	for _, place := range m.places(own) {
+	for _, place := range m.places() {
 		for _, c := range cgroupControllers {
 			_ = writeCgroup(place, "cgroup.subtree_control", "+"+c)
 		}
@@ -258,31 +268,13 @@ func oomKills(dirs []string) int {
 }
 
 // removeCgroups removes empty cgroups, waiting for those that are still busy for at most cgroupRemoveTimeout.
-// What stays is cleared by the next supervisor.
+// What stays is swept by the next supervisor.
 func removeCgroups(ctx context.Context, dirs []string) {
 	ctx, cancel := context.WithTimeout(ctx, cgroupRemoveTimeout)
 	defer cancel()
 	for _, dir := range dirs {
 		wait := newBackoff()
 		for errors.Is(unix.Rmdir(dir), unix.EBUSY) && wait.pause(ctx) == nil {
-		}
-	}
-}
-
-// clear ends what earlier supervisors of this data directory left in their cgroups and removes those. Only
-// who holds the lock of the data directory may.
-func (cg *cgroups) clear(ctx context.Context) {
-	for _, h := range cg.hierarchies {
-		entries, err := os.ReadDir(h.base)
-		if err != nil {
-			continue
-		}
-		for _, e := range entries {
-			if e.IsDir() {
-				dirs := []string{filepath.Join(h.base, e.Name())}
-				_ = endMembers(ctx, &record{Cgroups: dirs})
-				removeCgroups(ctx, dirs)
-			}
 		}
 	}
 }
@@ -313,18 +305,27 @@ func writeCgroup(dir, file, value string) error {
 	return err
 }
 
-// cgroupMounts finds the mounted hierarchies.
+// cgroupMounts finds the mounted hierarchies that limit or find processes.
 func cgroupMounts() ([]cgroupMount, error) {
 	mounts, err := readMounts()
 	if err != nil {
 		return nil, err
 	}
+	own, err := ownCgroups()
+	if err != nil {
+		return nil, err
+	}
 	var found []cgroupMount
 	for _, m := range mounts {
-		if m.fstype == "cgroup2" || m.fstype == "cgroup" {
-			found = append(found, cgroupMount{
-				root: m.root, point: m.point, v2: m.fstype == "cgroup2", options: strings.Split(m.super, ","),
-			})
+		switch m.fstype {
+		case "cgroup2":
+			found = append(found, cgroupMount{root: m.root, point: m.point, v2: true, own: own[""]})
+		case "cgroup":
+			options := strings.Split(m.super, ",")
+			i := slices.IndexFunc(cgroupControllers, func(c string) bool { return slices.Contains(options, c) })
+			if i >= 0 {
+				found = append(found, cgroupMount{root: m.root, point: m.point, options: options, own: own[cgroupControllers[i]]})
+			}
 		}
 	}
 	return found, nil

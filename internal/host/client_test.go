@@ -182,9 +182,6 @@ func TestSecondSupervisorIsRefused(t *testing.T) {
 	if err == nil || !strings.Contains(string(out), ErrRunning.Error()) {
 		t.Errorf("second supervisor: %v, %s", err, out)
 	}
-	if _, err := KillRecorded(r.ctx, r.cfg.DataDir); !errors.Is(err, ErrRunning) {
-		t.Errorf("KillRecorded beside a host: %v", err)
-	}
 	r.run(r.shell("works", "exit 0"))
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,9 +18,17 @@ import (
 // familyScript leaves a child in the group, one in a session of its own, and a daemon without a parent.
 const familyScript = `sleep 1001 & setsid sleep 1002 & (setsid sleep 1003 &) ; sleep 1000`
 
-// crash kills the supervisor and waits until it is gone.
+// crash kills the supervisor and waits until it is gone. Whoever comes next leaves none of its cgroups.
 func (r *rig) crash() {
 	r.t.Helper()
+	r.t.Cleanup(func() { // after the end of who came next
+		for _, base := range basesOf(r.t, r) {
+			eventually(r.t, "end of "+base, func() bool {
+				_, err := os.Stat(base)
+				return errors.Is(err, fs.ErrNotExist)
+			})
+		}
+	})
 	pid := r.Info().PID
 	killPID(r.t, pid)
 	<-r.Done()
@@ -49,20 +58,13 @@ func TestNothingOutlivesAKilledHost(t *testing.T) {
 	if contained { // the kernel does it, nobody needs to come
 		eventually(t, "end of everything", func() bool { return countAlive(all) == 0 })
 	}
-	n, err := KillRecorded(r.ctx, r.cfg.DataDir)
-	if err != nil || n != 2 {
-		t.Fatalf("KillRecorded: %d, %v", n, err)
-	}
+	r.attach()
 	if left := countAlive(all); left > 0 {
-		t.Errorf("%d of %d processes outlived KillRecorded", left, len(all))
+		t.Errorf("%d of %d processes live beside the next host", left, len(all))
 	}
 	if !alive(bystander.Process.Pid) {
 		t.Error("a bystander was killed")
 	}
-	if n, err := KillRecorded(r.ctx, r.cfg.DataDir); n != 0 || err != nil {
-		t.Errorf("KillRecorded again: %d, %v", n, err)
-	}
-	r.attach()
 	for id, want := range map[string]Exit{"family-own": {Code: -1, Lost: true}, "family-separate": {Code: -1, Lost: true}, "over": {Code: 4}} {
 		if e := r.exit(id); e.Lost != want.Lost || e.Code != want.Code {
 			t.Errorf("%s: %+v", id, e)
@@ -91,7 +93,7 @@ func countAlive(pids []int) int {
 }
 
 // Without cgroups and namespaces, the recorded pid and the mark must do.
-func TestKillRecordedFindsWhatLeftTheGroup(t *testing.T) {
+func TestRecordsFindWhatLeftTheGroup(t *testing.T) {
 	dir := t.TempDir()
 	state := stateDir(dir)
 	if err := os.Mkdir(state, 0o700); err != nil {
@@ -142,11 +144,14 @@ func TestKillRecordedFindsWhatLeftTheGroup(t *testing.T) {
 		}
 		kins = append(kins, k)
 	}
+	go func() { _ = kins[0].cmd.Wait() }() // as the reaper of a real supervisor's orphans would
+	n, killErr := killJournal(testContext(t), j)
+	if again, err := killJournal(testContext(t), j); n != 3 || again != 0 || err != nil {
+		t.Errorf("killed %d, then %d, %v", n, again, err)
+	}
 	if err := j.close(); err != nil {
 		t.Fatal(err)
 	}
-	go func() { _ = kins[0].cmd.Wait() }() // as the reaper of a real supervisor's orphans would
-	_, killErr := KillRecorded(testContext(t), dir)
 	for _, k := range kins {
 		if left := countAlive(k.pids); k.dies && left > 0 || !k.dies && left != len(k.pids) {
 			t.Errorf("%s: %d of %d processes live", k.rec.ID, left, len(k.pids))
@@ -187,9 +192,7 @@ func TestKilledWhileStarting(t *testing.T) {
 			r.crash()
 			cancel()
 			<-done
-			if _, err := KillRecorded(r.ctx, r.cfg.DataDir); err != nil {
-				t.Fatal(err)
-			}
+			r.attach()
 			eventually(t, "end of the stages", func() bool { return !commandRuns(t, marker) })
 		})
 	}

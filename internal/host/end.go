@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"syscall"
 	"time"
 )
@@ -81,33 +80,9 @@ func endRecorded(ctx context.Context, r *record, boot string) error {
 	return nil
 }
 
-// KillRecorded ends, when no supervisor of dataDir lives, exactly the processes that the last one recorded as
-// running, with everything that they started, and says how many there were. Their exits are recorded as lost, so
-// that the next supervisor lists them. ErrRunning: a supervisor lives, and nothing was touched.
-func KillRecorded(ctx context.Context, dataDir string) (int, error) {
-	root, err := canonical(dataDir)
-	if err != nil {
-		return 0, err
-	}
-	dir := stateDir(root)
-	if err := makePrivate(dir); err != nil {
-		return 0, err
-	}
-	// Patiently: of a supervisor that was just killed, the connections may be closed before the lock is free.
-	unlock, err := lockPatiently(ctx, filepath.Join(dir, lockName))
-	if err != nil {
-		return 0, fmt.Errorf("end recorded processes: %w", err)
-	}
-	defer unlock()
-	j, err := openJournal(dir)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = j.close() }() // every entry is on disk already
-	return killJournal(ctx, j)
-}
-
-// killJournal does the work of KillRecorded for who holds the lock.
+// killJournal ends exactly the processes that a supervisor which is gone recorded as running, with everything that they started,
+// and says how many there were. Their exits are recorded as lost, so that the next supervisor lists them. Only who holds the lock
+// of the data directory may.
 func killJournal(ctx context.Context, j *journal) (int, error) {
 	boot, err := bootID()
 	if err != nil {

@@ -28,7 +28,7 @@ type platform struct {
 	sandboxDir string
 }
 
-func newPlatform(ctx context.Context, cfg Config, key string) (*platform, error) {
+func newPlatform(ctx context.Context, cfg Config) (*platform, error) {
 	p := &platform{cgroups: &cgroups{}, sandboxDir: filepath.Join(stateDir(cfg.DataDir), "root")}
 	if os.Geteuid() != 0 {
 		p.usersWhy = errors.New("the host does not run as root")
@@ -37,8 +37,16 @@ func newPlatform(ctx context.Context, cfg Config, key string) (*platform, error)
 	if err := makePrivate(p.sandboxDir); err != nil {
 		return nil, err
 	}
-	p.cgroups = openCgroups(key)
-	p.cgroups.clear(ctx)
+	if mounts, err := cgroupMounts(); err == nil { // else there are none, which capabilities tells
+		key, err := cgroupKey(cfg.DataDir)
+		if err != nil {
+			return nil, err
+		}
+		if err := sweepCgroups(ctx, stateDir(cfg.DataDir), key, mounts, cgroupBases(mounts, key)); err != nil {
+			cfg.Logger.Warn("a next host may not find all cgroups of this one", "error", err)
+		}
+		p.cgroups = openCgroups(mounts, key)
+	}
 	p.users, p.usersWhy = openUsers(cfg.UserFirst, cfg.UserLast)
 	return p, nil
 }

@@ -44,7 +44,7 @@ func (noUsers) take() (*userLease, error) { return nil, errNoIsolation }
 
 func (*userLease) release() {}
 
-func newPlatform(context.Context, Config, string) (*platform, error) { return &platform{}, nil }
+func newPlatform(context.Context, Config) (*platform, error) { return &platform{}, nil }
 
 func (p *platform) close() {}
 
@@ -76,7 +76,7 @@ func becomeReaper()                     {}
 func isolate(*stagePlan) error          { return nil }
 func preallocate(*os.File, int64) error { return errNoIsolation }
 
-// dieWithParent has no counterpart: when the supervisor dies, KillRecorded ends what it started.
+// dieWithParent has no counterpart: when the supervisor dies, the next one ends what it started.
 func dieWithParent() error { return nil }
 
 func stageProgram() (string, error) { return os.Executable() }

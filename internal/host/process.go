@@ -163,7 +163,7 @@ type Capabilities struct {
 	// environment, which a process can remove.
 	Tracked bool `json:"tracked"`
 	// Contained: when the supervisor dies, the kernel ends everything that it started. Otherwise it ends the
-	// processes themselves, and what they started in turn waits for KillRecorded.
+	// processes themselves, and what they started in turn waits for the next supervisor.
 	Contained bool `json:"contained"`
 	Forks     bool `json:"forks"` // processes can be forked from fork servers, as isolated as others
 	// Roots: processes can have a root of their own. NoRoots says why not, if the host knows of them at all.

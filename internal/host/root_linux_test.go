@@ -312,7 +312,8 @@ func waysOut(t *testing.T, r *rig) []int {
 	for _, pid := range all {
 		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if strings.HasPrefix(string(line), "slirp4netns\x00") && strings.Contains(string(stat), fmt.Sprintf(") S %d ", r.Info().PID)) {
+		_, state, _ := strings.Cut(string(stat), ") ")
+		if strings.HasPrefix(string(line), "slirp4netns\x00") && strings.HasPrefix(strings.TrimLeft(state, "RSD"), fmt.Sprintf(" %d ", r.Info().PID)) {
 			pids = append(pids, pid)
 		}
 	}

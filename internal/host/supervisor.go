@@ -2,8 +2,6 @@ package host
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -110,7 +108,7 @@ func (s *supervisor) run(ctx context.Context) error {
 	} else if n > 0 {
 		s.log.Warn("ended processes of an earlier host", "count", n)
 	}
-	if s.platform, err = newPlatform(ctx, s.cfg, cgroupKey(s.cfg.DataDir)); err != nil {
+	if s.platform, err = newPlatform(ctx, s.cfg); err != nil {
 		return err
 	}
 	defer s.platform.close()
@@ -251,12 +249,6 @@ func makePrivate(dir string) error {
 		return fmt.Errorf("make state directory private: %w", err)
 	}
 	return nil
-}
-
-// cgroupKey names the cgroups of a data directory on this machine.
-func cgroupKey(dataDir string) string {
-	sum := sha256.Sum256([]byte(dataDir))
-	return "portico-" + hex.EncodeToString(sum[:6])
 }
 
 // presence counts connected clients.
