@@ -171,17 +171,34 @@ func TestRootNetwork(t *testing.T) {
 func TestRootThatCannotBe(t *testing.T) {
 	r := rooted(t)
 	tree := tree(t)
+	if err := os.Mkdir(filepath.Join(tree, "scripts"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"bash": "#! /bin/bash -e\n", "windows": "#!/bin/inside\r\n", "text": "echo", "plain": "#!/bin/inside\n"} {
+		mode := os.FileMode(0o755)
+		if name == "plain" {
+			mode = 0o644
+		}
+		if err := os.WriteFile(filepath.Join(tree, "scripts", name), []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for name, c := range map[string]struct {
 		change func(*ProcessSpec)
 		err    error
 		says   string
 	}{
-		"no tree":    {func(s *ProcessSpec) { s.Root.Tree += "/none" }, ErrStart, "tree"},
-		"no scratch": {func(s *ProcessSpec) { s.Root.Scratch += "/none" }, ErrStart, "writable file system"},
-		"no program": {func(s *ProcessSpec) { s.Argv[0] = "other" }, ErrStart, "it is in no directory of PATH"},
-		"escape":     {func(s *ProcessSpec) { s.Argv[0] = "/../../../bin/sh" }, ErrBadRequest, "clean path"},
-		"of machine": {func(s *ProcessSpec) { s.Argv[0] = "/bin/sh" }, ErrStart, "no such file"},
-		"own user":   {func(s *ProcessSpec) { s.User = UserOwn }, ErrBadRequest, "separate user"},
+		"no tree":     {func(s *ProcessSpec) { s.Root.Tree += "/none" }, ErrStart, "tree"},
+		"no scratch":  {func(s *ProcessSpec) { s.Root.Scratch += "/none" }, ErrStart, "writable file system"},
+		"no program":  {func(s *ProcessSpec) { s.Argv[0] = "other" }, ErrStart, "it is in no directory of PATH"},
+		"escape":      {func(s *ProcessSpec) { s.Argv[0] = "/../../../bin/sh" }, ErrBadRequest, "clean path"},
+		"of machine":  {func(s *ProcessSpec) { s.Argv[0] = "/bin/sh" }, ErrStart, "no such file"},
+		"interpreter": {func(s *ProcessSpec) { s.Argv[0] = "/scripts/bash" }, ErrStart, `the interpreter of its first line, "/bin/bash -e", is not`},
+		"line ends":   {func(s *ProcessSpec) { s.Argv[0] = "/scripts/windows" }, ErrStart, "save the script with Unix line ends"},
+		"no script":   {func(s *ProcessSpec) { s.Argv[0] = "/scripts/text" }, ErrStart, "no script that begins with #!"},
+		"mode":        {func(s *ProcessSpec) { s.Argv[0] = "/scripts/plain" }, ErrStart, "not executable (chmod +x)"},
+		"directory":   {func(s *ProcessSpec) { s.Argv[0] = "/scripts" }, ErrStart, "it is not a file"},
+		"own user":    {func(s *ProcessSpec) { s.User = UserOwn }, ErrBadRequest, "separate user"},
 		"over a file": {func(s *ProcessSpec) {
 			s.View = []View{{Path: r.cfg.DataDir, At: "/etc/passwd"}}
 		}, ErrStart, "view /etc/passwd"},

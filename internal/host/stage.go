@@ -7,11 +7,9 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"runtime"
 	"sort"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -135,24 +133,9 @@ func stage(control *os.File) error {
 		return err
 	}
 	if err := syscall.Exec(program, plan.Argv, env); err != nil {
-		return fmt.Errorf("execute %s: %w", strconv.Quote(plan.Argv[0]), err)
+		return fmt.Errorf("execute %s: %w%s", strconv.Quote(plan.Argv[0]), err, whyNotExecuted(program, err))
 	}
 	return nil
-}
-
-// findProgram finds a program in the root of its own: a name is looked for in PATH, as a shell does.
-func findProgram(plan stagePlan) (string, error) {
-	name := plan.Argv[0]
-	if plan.Root == nil || strings.Contains(name, "/") {
-		return name, nil
-	}
-	for _, dir := range filepath.SplitList(plan.Env["PATH"]) {
-		path := filepath.Join(dir, name)
-		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
-			return path, nil
-		}
-	}
-	return "", fmt.Errorf("execute %s: it is in no directory of PATH", strconv.Quote(name))
 }
 
 // onExec applies act to every descriptor from first on that exec would pass on.
