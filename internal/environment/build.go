@@ -298,7 +298,7 @@ func (b *Builder) runSteps(ctx context.Context, p *plan, place workplace, steps 
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
-		b.watchSize(ctx, cancel, place.tree, place.work)
+		watchSize(ctx, cancel, b.cfg.MaxBytes, place.tree, place.work)
 	}()
 	defer func() {
 		cancel(nil)
@@ -370,7 +370,7 @@ func (b *Builder) tooBig() *online.Error {
 }
 
 // watchSize ends a build that outgrows its limit before it fills the disk.
-func (b *Builder) watchSize(ctx context.Context, cancel context.CancelCauseFunc, dirs ...string) {
+func watchSize(ctx context.Context, cancel context.CancelCauseFunc, limit int64, dirs ...string) {
 	tick := time.NewTicker(sizeCheck)
 	defer tick.Stop()
 	for {
@@ -378,7 +378,7 @@ func (b *Builder) watchSize(ctx context.Context, cancel context.CancelCauseFunc,
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			if treeSize(dirs...) > b.cfg.MaxBytes {
+			if treeSize(dirs...) > limit {
 				cancel(errTooBig)
 				return
 			}

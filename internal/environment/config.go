@@ -20,7 +20,7 @@ const (
 	DefaultBuildTimeout = 30 * time.Minute
 	DefaultPullTimeout  = 20 * time.Minute
 	DefaultMaxBuilds    = 2       // builds that run at once; more wait
-	DefaultMaxBytes     = 8 << 30 // bytes of one environment, its temporary files included
+	DefaultMaxBytes     = 8 << 30 // bytes of one environment, its temporary files included; of one image
 	MaxSpecBytes        = 1 << 20 // bytes of a conda file or a requirements text
 	MaxDependencies     = 2000    // packages that one spec may name
 )
@@ -52,6 +52,9 @@ type Config struct {
 	PullTimeout  time.Duration // of one pull of an image, its wait for a turn not counted
 	MaxBuilds    int
 	MaxBytes     int64
+
+	// MaxImageBytes bounds what a registry delivers of one image, and its file system.
+	MaxImageBytes int64
 	// NoCache gives each build an empty download cache. The cache is shared otherwise: see docs/environments.md.
 	NoCache bool
 
@@ -93,6 +96,9 @@ func (c *Config) check() error {
 	}
 	if c.MaxBytes <= 0 {
 		c.MaxBytes = DefaultMaxBytes
+	}
+	if c.MaxImageBytes <= 0 {
+		c.MaxImageBytes = DefaultMaxBytes
 	}
 	return nil
 }

@@ -70,6 +70,10 @@ func badImage(format string, args ...any) *online.Error {
 	return online.Errorf(online.CodeImageBuildFailure, "", "the image cannot be used: %w", fmt.Errorf(format, args...))
 }
 
+func imageTooBig(limit int64) *online.Error {
+	return badImage("it is bigger than %d MiB, which is this server's limit (max_image_bytes)", limit>>20)
+}
+
 // add makes one entry.
 func (x *extraction) add(h *tar.Header, content io.Reader) error {
 	name, err := inTree(h.Name)
@@ -77,7 +81,7 @@ func (x *extraction) add(h *tar.Header, content io.Reader) error {
 		return err
 	}
 	if x.bytes -= entryBytes; x.bytes < 0 || h.Size > x.bytes {
-		return badImage("it is bigger than %d MiB, which is this server's limit", x.limit>>20)
+		return imageTooBig(x.limit)
 	}
 	if name == "." {
 		return nil

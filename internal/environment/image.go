@@ -11,6 +11,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -178,8 +179,8 @@ func podmanError(ctx context.Context, err error, tail string) error {
 // unpack makes the tree of an image. It is complete when its record is written.
 func (b *Builder) unpack(ctx context.Context, id string, want resolved, found *inspected, out *stepOutput, log *buildLog) (*record, error) {
 	start := time.Now()
-	if found.Size > b.cfg.MaxBytes {
-		return nil, b.tooBig()
+	if found.Size > b.cfg.MaxImageBytes {
+		return nil, imageTooBig(b.cfg.MaxImageBytes)
 	}
 	if err := b.discard(id); err != nil { // one whose tree is gone
 		return nil, err
@@ -201,7 +202,7 @@ func (b *Builder) unpack(ctx context.Context, id string, want resolved, found *i
 	sum := sha256.Sum256([]byte(b.cfg.Dir))
 	container := fmt.Sprintf("portico-%s-%s", hex.EncodeToString(sum[:4]), id)
 	err := b.podman.export(ctx, found.ID, container, out, func(archive io.Reader) (err error) {
-		r.Bytes, err = extract(archive, tree, b.cfg.MaxBytes)
+		r.Bytes, err = extract(archive, tree, b.cfg.MaxImageBytes)
 		return err
 	})
 	if err != nil {
@@ -293,7 +294,7 @@ const maxStopSignal = 31
 
 // account finds the line of a name or number in a file of accounts; nil: there is none.
 func account(root *os.Root, file, name string) ([]string, error) {
-	f, err := root.Open(file)
+	f, err := openIn(root, file)
 	if err != nil {
 		return nil, nil //nolint:nilerr // an image need not have any, and one that leads out of the tree is as good as none
 	}
@@ -311,7 +312,36 @@ func account(root *os.Root, file, name string) ([]string, error) {
 	return nil, nil
 }
 
-const maxAccountBytes = 1 << 20
+const (
+	maxAccountBytes = 1 << 20
+	maxLinks        = 40 // on the way to one file
+)
+
+// openIn opens a file of a tree as a program in it would: an absolute link begins at the tree's root, and none leads out.
+func openIn(root *os.Root, name string) (*os.File, error) {
+	at, rest, links := "", strings.Split(name, "/"), 0
+	for len(rest) > 0 {
+		part := rest[0]
+		rest = rest[1:]
+		if part == "" || part == "." {
+			continue
+		}
+		next := path.Join("/", at, part)[1:]
+		to, err := root.Readlink(next)
+		if err != nil || part == ".." { // it is no link, or it is not there: opening it will tell
+			at = next
+			continue
+		}
+		if links++; links > maxLinks {
+			return nil, unix.ELOOP
+		}
+		if path.IsAbs(to) {
+			at = ""
+		}
+		rest = append(strings.Split(to, "/"), rest...)
+	}
+	return root.Open(at)
+}
 
 // accountID reads a number out of a line, or, without one, is the number that was asked for.
 func accountID(asked string, entry []string, field int) (int, error) {

@@ -87,17 +87,40 @@ func TestImageOf(t *testing.T) {
 			t.Errorf("%s: %v", field, err)
 		}
 	}
+	// Absolute links begin at the tree's root, also in the place of directories.
+	for link, to := range map[string]string{"store/etc/passwd": "/store/../../nss/passwd", "nss": "store/real"} {
+		if err := os.MkdirAll(filepath.Join(tree, filepath.Dir(link)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(to, filepath.Join(tree, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Rename(filepath.Join(tree, "etc"), filepath.Join(tree, "store", "real")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/store/etc", filepath.Join(tree, "etc")); err != nil {
+		t.Fatal(err)
+	}
+	var linked inspected
+	linked.Config.User = "server"
+	if got, err := imageOf(&linked, tree); err != nil || got.UID != 1000 || got.Home != "/home/server" {
+		t.Errorf("by links: %+v %v", got, err)
+	}
 	// A file of accounts that leads out of the tree is not followed.
-	if err := os.Remove(filepath.Join(tree, "etc", "passwd")); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink("/etc/passwd", filepath.Join(tree, "etc", "passwd")); err != nil {
-		t.Fatal(err)
-	}
-	var found inspected
-	found.Config.User = "nobody"
-	if got, err := imageOf(&found, tree); err == nil {
-		t.Errorf("the machine's accounts were asked: %+v", got)
+	passwd := filepath.Join(tree, "store", "real", "passwd")
+	for _, to := range []string{"/etc/passwd", "../../../../../../../../etc/passwd", "/../etc/../etc/passwd"} {
+		if err := os.Remove(passwd); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(to, passwd); err != nil {
+			t.Fatal(err)
+		}
+		var found inspected
+		found.Config.User = "nobody"
+		if got, err := imageOf(&found, tree); err == nil {
+			t.Errorf("the machine's accounts were asked by %s: %+v", to, got)
+		}
 	}
 }
 
@@ -260,7 +283,7 @@ func TestEnsureImageThatCannotBe(t *testing.T) {
 		"not pulled": {func(c *Config) { c.NeverPull = true }, "registry.invalid/none", online.CodeImageBuildFailure, "does not pull"},
 		"no name":    {nil, "docker-archive:/etc/x", online.CodeBadArgument, "not the name of an image"},
 		"no podman":  {func(c *Config) { c.Podman = never }, "localhost/big", online.CodeNotImplemented, "podman"},
-		"too big":    {func(c *Config) { c.MaxBytes = 512 << 10 }, "localhost/big", online.CodeImageBuildFailure, "bigger than"},
+		"too big":    {func(c *Config) { c.MaxImageBytes = 512 << 10 }, "localhost/big", online.CodeImageBuildFailure, "bigger than"},
 		"too slow":   {func(c *Config) { c.BuildTimeout = time.Millisecond }, "localhost/big", online.CodeImageBuildFailure, "build timeout"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -62,7 +62,7 @@ func (p podman) with(name, value string) podman {
 func (p podman) run(ctx context.Context, out io.Writer, say *stepOutput, args ...string) error {
 	cmd := exec.CommandContext(ctx, p.path, args...)
 	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = p.env, "/", out, say
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = diesWithServer(&syscall.SysProcAttr{Setpgid: true})
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = stopGrace
 	err := cmd.Run()

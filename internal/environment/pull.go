@@ -119,7 +119,7 @@ func (b *Builder) pull(ctx context.Context, key, name string, out *stepOutput, l
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
-		b.watchSize(ctx, cancel, work)
+		watchSize(ctx, cancel, b.cfg.MaxImageBytes, work)
 	}()
 	log.say("podman", "pulling "+name)
 	// With the transport said, no name is taken for a file of this machine.
@@ -131,7 +131,7 @@ func (b *Builder) pull(ctx context.Context, key, name string, out *stepOutput, l
 	case errors.Is(cause, errPullTooLong):
 		return badImage("its registry did not deliver %s within %s (image_pull_timeout)", name, b.cfg.PullTimeout)
 	case errors.Is(cause, errTooBig):
-		return badImage("what its registry delivers of %s is bigger than %d MiB, which is this server's limit", name, b.cfg.MaxBytes>>20)
+		return imageTooBig(b.cfg.MaxImageBytes)
 	}
 	return err
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -85,6 +86,40 @@ func TestPull(t *testing.T) {
 	s.run(nil, "rmi", reg.Address+"/team/words:2")
 	if other := get("words:5", name+"@"+otherDigest); holds(t, other) != "other" {
 		t.Errorf("by digest it holds %q", holds(t, other))
+	}
+
+	// A list of images for several machines is one as well. Versions that ask at once have one and the same.
+	s.load("localhost/made", "for many")
+	s.run(nil, "manifest", "create", "localhost/many")
+	s.run(nil, "manifest", "add", "localhost/many", "containers-storage:localhost/made")
+	s.run(nil, "manifest", "push", "--quiet", "--all", "--tls-verify=false", "localhost/many", "docker://"+reg.Address+"/team/many:1")
+	s.run(nil, "manifest", "rm", "localhost/many")
+	s.run(nil, "rmi", "localhost/made")
+	many := reg.Address + "/team/many"
+	var wg sync.WaitGroup
+	var ids [4]string
+	for i := range ids {
+		wg.Go(func() {
+			same, err := b.EnsureImage(t.Context(), fmt.Sprint("many:", i), many+":1", nil)
+			if ids[i] = same.ID; err != nil || holds(t, same) != "for many" {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodHead, "http://"+reg.Address+"/v2/team/many/manifests/1", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Accept", "application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.list.v2+json")
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	reg.Asked("")
+	if same := get("many:5", many+"@"+response.Header.Get("Docker-Content-Digest")); same.ID != ids[0] || len(reg.Asked("")) > 0 {
+		t.Errorf("by the list's digest: %+v, want %q", same, ids)
 	}
 
 	// The tag moves: the versions that have it keep theirs and ask nobody, the next one follows.
@@ -176,7 +211,7 @@ func TestPullFaults(t *testing.T) {
 				_, _ = w.Write(make([]byte, 64<<10))
 				time.Sleep(time.Millisecond)
 			}
-		}), func(c *Config) { c.MaxBytes = 1 << 20 }, "bigger than 1 MiB"},
+		}), func(c *Config) { c.MaxImageBytes = 1 << 20 }, "bigger than 1 MiB"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			b := s.builder(c.change)

@@ -2,6 +2,7 @@ package environment
 
 import (
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,4 +16,11 @@ func syncTree(dir string) error {
 	}
 	defer d.Close()
 	return unix.Syncfs(int(d.Fd()))
+}
+
+// diesWithServer makes the kernel end a process when the thread that started it ends, which it does only with this process:
+// whoever bounds its time is gone then.
+func diesWithServer(attr *syscall.SysProcAttr) *syscall.SysProcAttr {
+	attr.Pdeathsig = syscall.SIGKILL
+	return attr
 }

@@ -2,7 +2,14 @@
 
 package environment
 
-import "golang.org/x/sys/unix"
+import (
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
 
 // syncTree brings everything to disk; only Linux can name one file system.
 func syncTree(string) error { return unix.Sync() }
+
+// diesWithServer needs Linux.
+func diesWithServer(attr *syscall.SysProcAttr) *syscall.SysProcAttr { return attr }

@@ -49,6 +49,7 @@ type Config struct {
 	Images            string
 	ImageAuthFile     string
 	ImagePullTimeout  time.Duration
+	MaxImageBytes     int64
 	Isolation         string
 	WorkerStart       string
 	ForkSpares        int
@@ -132,6 +133,7 @@ func Settings() []Setting {
 			return
 		}},
 		{Key: "image_pull_timeout", Default: "20m", Usage: "how long a registry may take to deliver an image", set: duration(func(c *Config) *time.Duration { return &c.ImagePullTimeout })},
+		{Key: "max_image_bytes", Default: strconv.Itoa(8 << 30), Usage: "disk for one image, as its registry delivers it and unpacked", set: number(func(c *Config) *int64 { return &c.MaxImageBytes })},
 		{Key: "isolation", Default: "auto", Usage: "auto: as much as the machine allows; required: refuse to start without user ids, mounts and cgroups", set: oneOf(func(c *Config) *string { return &c.Isolation }, "auto", "required")},
 		{Key: "worker_start", Default: "fork", Usage: "fork: workers are forked from a process that has their packages imported (docs/starting.md); spawn: each starts Python anew", set: oneOf(func(c *Config) *string { return &c.WorkerStart }, "fork", "spawn")},
 		{Key: "fork_spares", Default: strconv.Itoa(local.DefaultSpares), Usage: "forked processes that wait for the next start, for each environment and workspace; 0 to 8", set: func(c *Config, v string) error {

@@ -238,7 +238,7 @@ func (s *serving) openEngine(ctx context.Context) error {
 	s.builder, err = environment.New(environment.Config{
 		Dir: s.path("environments"), Runner: &buildRunner{host: s.hostConfig(), dir: s.path("host", "builds")},
 		PythonPolicy: environment.PythonPolicy(s.cfg.PythonPolicy), NeverPull: s.cfg.Images == "local",
-		AuthFile: s.cfg.ImageAuthFile, PullTimeout: s.cfg.ImagePullTimeout,
+		AuthFile: s.cfg.ImageAuthFile, PullTimeout: s.cfg.ImagePullTimeout, MaxImageBytes: s.cfg.MaxImageBytes,
 	}, s.log)
 	if err != nil {
 		return err
