@@ -77,7 +77,7 @@ func (s *imageStore) make(tag, text string) {
 	if err := os.WriteFile(filepath.Join(s.dir, "Containerfile"), []byte(text), 0o600); err != nil {
 		s.t.Fatal(err)
 	}
-	s.podman("build", "--quiet", "--layers", "--isolation", "chroot", "--tag", tag, ".")
+	s.podman("build", "--quiet", "--isolation", "chroot", "--tag", tag, ".")
 }
 
 // TestImagesThatPeopleBring runs images as they are found: a script as entrypoint with a command joined to it, a user and group by
@@ -90,9 +90,8 @@ func TestImagesThatPeopleBring(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(images.dir, "base.tar"), distribution(t), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	images.make("localhost/brought:script", `FROM scratch
-ADD base.tar /
-COPY serve /usr/local/bin/serve
+	images.make("localhost/brought:base", "FROM scratch\nADD base.tar /\nCOPY serve /usr/local/bin/serve\n")
+	images.make("localhost/brought:script", `FROM localhost/brought:base
 RUN ["/usr/local/bin/serve", "remove", "/srv/old", "/srv/tree"]
 ENV GREETING="hello = world" EMPTY="" SECRET=open
 EXPOSE 9999/tcp

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -24,7 +25,7 @@ func TestImageFromRegistry(t *testing.T) {
 	if err := os.WriteFile(auth, fmt.Appendf(nil, `{"auths": {%q: {"auth": %q}}}`, reg.Address, pair), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := startWith(t, images.env, filepath.Join(t.TempDir(), "data"), "--image-auth-file", auth, "--image-pull-timeout", "15s")
+	s := startWith(t, images.env, filepath.Join(t.TempDir(), "data"), "--image-auth-file", auth)
 	s.needsRoots()
 	name := reg.Address + "/team/boxed"
 	push := func(tag, more string) {
@@ -64,21 +65,37 @@ func TestImageFromRegistry(t *testing.T) {
 	if r := create("unknown", name+":none"); r.code == 0 || !strings.Contains(r.err, "ImageBuildFailure") || !strings.Contains(r.err, "manifest unknown") {
 		t.Errorf("unknown: %d %s", r.code, r.err)
 	}
+	hangs, gone := make(chan struct{}, 100), make(chan struct{}, 100)
 	reg.Interfere(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		if strings.Contains(r.URL.Path, "/blobs/") {
 			w.Header().Set("Content-Length", "1000000")
 			_, _ = w.Write([]byte("{"))
 			_ = http.NewResponseController(w).Flush()
+			hangs <- struct{}{}
 			<-r.Context().Done()
+			gone <- struct{}{}
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
-	r := create("slow", name+":slow")
-	if r.code == 0 || !strings.Contains(r.err, "did not deliver "+name+":slow within 15s (image_pull_timeout)") {
+	// A server that is killed in the middle of a layer takes the pull along. The next one begins it again, within its limit.
+	dir := files(t, map[string]string{"d.yml": imageYAML("slow", name+":slow", "instance_count: 1")})
+	s.must("ml", "online-deployment", "create", "-f", filepath.Join(dir, "d.yml"), "--no-wait", "-o", "none")
+	<-hangs
+	s.kill()
+	<-gone
+	flags := s.Flags
+	s.Flags = append(slices.Clone(flags), "--image-pull-timeout", "1s")
+	s.up()
+	if r := create("slow", name+":slow"); r.code == 0 || !strings.Contains(r.err, "did not deliver "+name+":slow within 1s (image_pull_timeout)") {
 		t.Errorf("slow: %d %s", r.code, r.err)
 	}
+	if code := s.stop(); code != 0 {
+		t.Errorf("the server ends with %d", code)
+	}
 	reg.Interfere(nil)
+	s.Flags = flags
+	s.up()
 	if r := create("slow", name+":slow"); r.code != 0 {
 		t.Errorf("slow, again: %s", r.err)
 	}
