@@ -1,5 +1,6 @@
-// Batching measures what joining requests does for a model with a fixed cost for a call: the same script one request at a
-// time and in batches, behind `portico infer` and behind a deployment, in turns, on one machine.
+// Batching measures what joining requests does for a model with a fixed cost for a call, one request at a time and in batches:
+// the same script behind `portico infer` and behind a deployment, and an ONNX model by the Open Inference Protocol; in turns, on
+// one machine.
 package main
 
 import (
@@ -23,13 +24,16 @@ type options struct {
 	*side.Command
 	side.Load
 
-	source             string
-	maxSize, maxWaitMS int
+	source, model, data       string
+	maxSize, maxWaitMS, times int
 }
 
 func main() {
 	o := options{Command: side.NewCommand(), Load: side.Load{Connections: 32, Rounds: 3, Duration: 3 * time.Second, Warm: time.Second}}
 	o.Path(&o.source, "source", "bench/batching/score", "folder of score.py")
+	o.Path(&o.model, "model", "internal/onnxserve/testdata/slow-rows.onnx", "an ONNX model that costs as much as its input says, whatever its rows")
+	o.Path(&o.data, "data", ".build/onnx", "folder in which ONNX Runtime is installed")
+	flag.IntVar(&o.times, "times", 8000, "what it is asked for; so many cost some 10 ms")
 	flag.IntVar(&o.maxSize, "max-size", 32, "requests of one batch")
 	flag.IntVar(&o.maxWaitMS, "max-wait-ms", 5, "longest wait of a batch")
 	o.Flags()
@@ -39,7 +43,7 @@ func main() {
 func (o *options) bench(ctx context.Context, dir string) (err error) {
 	var sides []side.Side
 	defer func() { err = errors.Join(err, side.Stop(sides)) }()
-	for _, start := range []func(context.Context, string, bool) (side.Side, error){o.infer, o.serve} {
+	for _, start := range []func(context.Context, string, bool) (side.Side, error){o.infer, o.serve, o.inferONNX} {
 		for _, batches := range []bool{false, true} {
 			s, err := start(ctx, dir, batches)
 			if err != nil {
@@ -83,21 +87,53 @@ func (o *options) bound(alone float64) float64 {
 	return float64(runs)*alone + float64(o.maxWaitMS)
 }
 
+// The request to the script and its answer.
 const (
 	body   = `{"data": [[5.1, 3.5, 1.4, 0.2], [4.9, 3.0, 1.4, 0.2], [6.2, 3.4, 5.4, 2.3]]}`
 	answer = `[10.2, 9.5, 17.3]`
 )
 
 func (o *options) infer(ctx context.Context, dir string, batches bool) (side.Side, error) {
-	address, err := side.FreeAddress()
+	s, p, err := o.launch(dir, batches, "--entry-script", "score.py", "--app-root", o.source)
 	if err != nil {
 		return side.Side{}, err
 	}
+	s.URL += "/score"
+	s.Name, s.Body = "portico infer", []byte(body)
+	return ready(ctx, s, p, batches, sums)
+}
+
+// inferONNX serves the ONNX model, one run at a time, which is asked by the Open Inference Protocol.
+func (o *options) inferONNX(ctx context.Context, dir string, batches bool) (side.Side, error) {
+	s, p, err := o.launch(dir, batches, "--model-dir", o.model, "--data-dir", o.data, "--env", "ONNX_CONCURRENCY=1")
+	if err != nil {
+		return side.Side{}, err
+	}
+	s.URL += "/v2/models/slow-rows/infer"
+	s.Name = "portico infer, ONNX by /v2"
+	s.Body = fmt.Appendf(nil, `{"inputs": [{"name": "times", "datatype": "INT64", "shape": [1], "data": [%d]}]}`, o.times)
+	return ready(ctx, s, p, batches, func(got any) bool {
+		doc, _ := got.(map[string]any)
+		outputs, _ := doc["outputs"].([]any)
+		if len(outputs) != 1 {
+			return false
+		}
+		end, _ := outputs[0].(map[string]any)
+		return fmt.Sprint(end["data"]) == "[1]"
+	})
+}
+
+// launch starts `portico infer` on an address of its own.
+func (o *options) launch(dir string, batches bool, args ...string) (side.Side, *side.Process, error) {
+	address, err := side.FreeAddress()
+	if err != nil {
+		return side.Side{}, nil, err
+	}
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
-		return side.Side{}, fmt.Errorf("split %s: %w", address, err)
+		return side.Side{}, nil, fmt.Errorf("split %s: %w", address, err)
 	}
-	args := []string{"infer", "--entry-script", "score.py", "--app-root", o.source, "--host", host, "--port", port}
+	args = append([]string{"infer", "--host", host, "--port", port}, args...)
 	if batches {
 		args = append(args, "--batching-max-size", strconv.Itoa(o.maxSize), "--batching-max-wait-ms", strconv.Itoa(o.maxWaitMS))
 	}
@@ -105,11 +141,11 @@ func (o *options) infer(ctx context.Context, dir string, batches bool) (side.Sid
 	cmd.Dir = dir
 	p, err := side.Launch(dir, "infer-"+port, cmd)
 	if err != nil {
-		return side.Side{}, err
+		return side.Side{}, nil, err
 	}
 	s := side.Of(p)
-	s.URL = "http://" + address + "/score"
-	return ready(ctx, s, p, "portico infer", batches)
+	s.URL = "http://" + address
+	return s, p, nil
 }
 
 func (o *options) serve(ctx context.Context, dir string, batches bool) (side.Side, error) {
@@ -124,20 +160,25 @@ func (o *options) serve(ctx context.Context, dir string, batches bool) (side.Sid
 	if err != nil {
 		return side.Side{}, err
 	}
-	return ready(ctx, s, p, "portico serve", batches)
+	s.Name, s.Body = "portico serve", []byte(body)
+	return ready(ctx, s, p, batches, sums)
 }
 
-func ready(ctx context.Context, s side.Side, p *side.Process, name string, batches bool) (side.Side, error) {
-	if s.Name = name + ", one by one"; batches {
-		s.Name = name + ", batches"
+// ready waits until the server answers rightly, and names its way of answering.
+func ready(ctx context.Context, s side.Side, p *side.Process, batches bool, right func(got any) bool) (side.Side, error) {
+	if batches {
+		s.Name += ", batches"
+	} else {
+		s.Name += ", one by one"
 	}
-	s.Body = []byte(body)
-	right := side.Equals(answer)
-	if err := s.Ready(ctx, p, func(got any) bool { return right(rounded(got)) }); err != nil {
+	if err := s.Ready(ctx, p, right); err != nil {
 		return side.Side{}, errors.Join(err, p.Stop())
 	}
 	return s, nil
 }
+
+// sums approves what the script answers.
+func sums(got any) bool { return side.Equals(answer)(rounded(got)) }
 
 // rounded gives sums of floating point numbers as a person would write them.
 func rounded(got any) any {
