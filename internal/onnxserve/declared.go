@@ -97,8 +97,12 @@ func narrowOne(what string, info *onnxrt.Info, t *DeclaredTensor, batched bool) 
 		return nil, nil
 	}
 	callers, model := t.Dims, t.Dims
-	if t.Reshape != nil {
+	scalar := !batched && info.Ranked && len(info.Shape) == 0 && !slices.ContainsFunc(t.Dims, func(d int64) bool { return d != 1 })
+	switch {
+	case t.Reshape != nil:
 		model = *t.Reshape
+	case scalar: // dims cannot be empty, so a single value has some
+		model = nil
 	}
 	if batched {
 		callers, model = slices.Concat([]int64{-1}, callers), slices.Concat([]int64{-1}, model)
@@ -112,7 +116,7 @@ func narrowOne(what string, info *onnxrt.Info, t *DeclaredTensor, batched bool) 
 			shapeText(info.Shape, info.Symbols))
 	}
 	info.Shape, info.Ranked = slices.Clone(callers), true
-	if t.Reshape == nil {
+	if t.Reshape == nil && !scalar {
 		return nil, nil
 	}
 	info.Symbols = nil // they name the sizes of the model

@@ -49,6 +49,9 @@ func TestDeclaredIsCompared(t *testing.T) {
 		{"flat", `{"max_batch_size": 4, "outputs": [{"name": "b_out", "dims": [6], "reshape": [2, 3]}]}`,
 			`the output "b_out" is declared with shape [?, 2, 3], and has [n, k, 2] in the model`},
 		{"iris-maps", `{"outputs": [{"name": "output_probability", "dims": [3], "reshape": [3, 1]}]}`, `the output "output_probability" is reshaped, and is no tensor in the model`},
+		{"scalar", `{"inputs": [{"name": "x", "dims": [1, 1]}]}`, ""},
+		{"scalar", `{"inputs": [{"name": "x", "dims": [2]}]}`, `the input "x" is declared with shape [2], and has [] in the model`},
+		{"scalar", `{"inputs": [{"name": "x", "dims": [-1]}]}`, `the input "x" is declared with shape [?], and has [] in the model`},
 		{"sequence", `{"outputs": [{"name": "parts"}]}`, `the output "parts" of the model is neither a tensor nor a list of maps`},
 	} {
 		if _, err := declare(t, c.model, c.declared); c.want == "" && err != nil ||
@@ -250,5 +253,27 @@ func TestReshapedRowsAreNotJoined(t *testing.T) {
 		if len(notices) != 1 || !strings.HasPrefix(notices[0], `the output "b_out" has not one result for each row`) {
 			t.Errorf("%q", notices)
 		}
+	}
+}
+
+// TestDeclaredScalars: dims cannot be empty, so those of a single value are sizes of 1.
+func TestDeclaredScalars(t *testing.T) {
+	m, err := declare(t, "scalar", `{"inputs": [{"name": "x", "dims": [1]}], "outputs": [{"name": "y", "dims": [1, 1]}]}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := m.NewExecutor(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(e.Close)
+	if status, body := post(e, "/v2/models/scalar/infer", one("x", "FP64", "[1]", `"data": [2.5]`)); status != 200 || !strings.Contains(body, `"shape":[1,1],"data":[-2.5]`) {
+		t.Errorf("%d %s", status, body)
+	}
+	if status, body := post(e, "/v2/models/scalar/infer", one("x", "FP64", "[]", `"data": [2.5]`)); status != 400 || !strings.Contains(body, "expected shape [1], got []") {
+		t.Errorf("%d %s", status, body)
+	}
+	if status, body := post(e, "/score", `{"input_data": [2.5]}`); status != 200 || body != "[[-2.5]]" {
+		t.Errorf("%d %s", status, body)
 	}
 }

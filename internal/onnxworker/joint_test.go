@@ -9,6 +9,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -190,4 +191,40 @@ func addition(way, n int) asked {
 	}
 	a.call.Body = []byte(body)
 	return a
+}
+
+// TestWhyNothingIsJoinedIsSaid: at the start for the inputs of a model, and for an output when it is found out.
+func TestWhyNothingIsJoinedIsSaid(t *testing.T) {
+	t.Parallel()
+	l := newLauncher(t, "slow", inference.VariableBatching+"=true")
+	pool(t, l, inference.Batching{MaxSize: 8})
+	const closed = `batching: requests are scored one by one: the first dimension of the input "times" is not open: [1]`
+	for end := time.Now().Add(patience); !l.log.has(closed); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("the log has no %s", closed)
+		}
+	}
+	l = newLauncher(t, "partly", inference.VariableBatching+"=true", "ONNX_CONCURRENCY=1")
+	p := pool(t, l, inference.Batching{MaxSize: 8, MaxWait: 2 * time.Millisecond})
+	if l.log.has("batching: ") {
+		t.Error("the model is joined as far as is known")
+	}
+	const why = `batching: the output "total" has not one result for each row`
+	ask := func() {
+		c := call(`{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}], "outputs": [{"name": "total"}]}`, patience)
+		c.Path = "/v2/models/partly/infer"
+		if status, body, err := do(t.Context(), p, c); err != nil || status != 200 || !strings.Contains(body, `"data":[3.0]`) {
+			t.Errorf("%d %s %v", status, body, err)
+		}
+	}
+	for end := time.Now().Add(patience); !l.log.has(why); {
+		if time.Now().After(end) {
+			t.Fatalf("the log has no %s", why)
+		}
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(ask)
+		}
+		wg.Wait()
+	}
 }

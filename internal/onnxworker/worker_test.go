@@ -49,6 +49,25 @@ type launcher struct {
 	mu      sync.Mutex
 	running *process
 	starts  atomic.Int64
+	log     log
+}
+
+// log is what workers have written.
+type log struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *log) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *log) has(text string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return bytes.Contains(l.text.Bytes(), []byte(text))
 }
 
 func newLauncher(t *testing.T, model string, env ...string) *launcher {
@@ -119,7 +138,7 @@ func (l *launcher) Launch(_ context.Context, spec inference.WorkerSpec) (inferen
 	defer socket.Close()
 	cmd := exec.Command(worker)
 	cmd.Env, cmd.ExtraFiles = l.env, []*os.File{socket, page}
-	cmd.Stderr = l.t.Output()
+	cmd.Stderr = io.MultiWriter(l.t.Output(), &l.log)
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
