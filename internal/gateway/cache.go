@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"hash"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -64,6 +65,7 @@ type entry struct {
 	body   []byte
 	size   int64
 	made   time.Time
+	fresh  time.Duration // how long it may be given again, at most the cache's TTL
 	links  [2]struct{ before, after *entry }
 }
 
@@ -129,7 +131,7 @@ func writeString(h hash.Hash, s string) {
 // lookup finds an answer that is young enough.
 func (c *cache) lookup(k cacheKey, now time.Time) *entry {
 	e := c.entries[k]
-	if e == nil || now.Sub(e.made) >= c.settings.TTL {
+	if e == nil || now.Sub(e.made) >= e.fresh {
 		return nil
 	}
 	c.recent.remove(e)
@@ -374,6 +376,26 @@ func hasDirective(list string, words ...string) bool {
 		}
 	}
 	return false
+}
+
+// freshness is how long an answer may be given again: for the TTL, or as its own header says where that is shorter.
+func (c *cache) freshness(header []inference.Field) time.Duration {
+	out := c.settings.TTL
+	for _, f := range header {
+		if !http1.EqualFold(f.Name, "cache-control") {
+			continue
+		}
+		for item := range strings.SplitSeq(f.Value, ",") {
+			name, value, _ := strings.Cut(strings.TrimSpace(item), "=")
+			if !http1.EqualFold(name, "max-age") && !http1.EqualFold(name, "s-maxage") {
+				continue
+			}
+			if n, err := strconv.ParseUint(strings.Trim(value, `"`), 10, 31); err == nil {
+				out = min(out, time.Duration(n)*time.Second)
+			}
+		}
+	}
+	return out
 }
 
 // give answers with an entry: as the instance did, but with this request's own ids.

@@ -197,6 +197,32 @@ func TestCacheAnswer(t *testing.T) {
 	})
 }
 
+// TestCacheFreshness: an answer whose own header says how long it holds is not given again after that.
+func TestCacheFreshness(t *testing.T) {
+	for value, want := range map[string]string{
+		"": "hit", "max-age=9": "hit", "public, MAX-AGE=8, s-maxage=9": "hit", "max-age=86400": "hit", "max-age=soon": "hit",
+		"max-age=7": "miss", "public, max-age=1": "miss", "max-age=60, s-maxage=\"3\"": "miss", "s-maxage=0": "miss",
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBare(t, gateway.Config{})
+			b.set(cached(3, minute(), "b1"))
+			b.script("b1", func(context.Context, *inference.Call) (*inference.Answer, error) {
+				return answer(200, "x", inference.Field{Name: "Cache-Control", Value: value}), nil
+			})
+			b.expect(b.do(context.Background(), "one"), "miss")
+			time.Sleep(7 * time.Second)
+			if got := b.do(context.Background(), "one").get("x-portico-cache"); got != want {
+				t.Errorf("%q: %s after 7 s, want %s", value, got, want)
+			}
+			time.Sleep(7 * time.Second)
+			if value == "max-age=86400" {
+				time.Sleep(time.Minute)
+				b.expect(b.do(context.Background(), "one"), "miss") // the TTL holds all the same
+			}
+		})
+	}
+}
+
 // TestCacheNeverKeeps: what is not a plain success of everybody's is neither kept nor shared.
 func TestCacheNeverKeeps(t *testing.T) {
 	b := newBare(t, gateway.Config{})

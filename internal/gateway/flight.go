@@ -262,7 +262,7 @@ func (w *witness) collected() {
 	if w.left == 0 {
 		e := w.entry
 		w.entry = nil
-		e.made = time.Now()
+		e.made, e.fresh = time.Now(), w.cache.freshness(e.header)
 		w.cache.settle(w.flight, e)
 	}
 }
