@@ -193,6 +193,12 @@ func (t *modelTool) checkFiles() error {
 	if t.timeout <= 0 {
 		return usagef("--timeout must be above 0")
 	}
+	if t.name == "convert" && strings.EqualFold(filepath.Ext(t.source), ".onnx") {
+		return usagef("SOURCE %s is an ONNX model already; `portico model optimize` makes it smaller and faster", t.source)
+	}
+	if info, err := os.Stat(filepath.Dir(t.target)); err != nil || !info.IsDir() {
+		return usagef("TARGET cannot be written: there is no folder %s", filepath.Dir(t.target))
+	}
 	_, err := os.Stat(t.target)
 	switch {
 	case err == nil && !t.overwrite:

@@ -102,8 +102,9 @@ func TestToolRequirements(t *testing.T) {
 func TestModelToolRefusals(t *testing.T) {
 	f := newFakeServer(t)
 	dir := t.TempDir()
-	file, there := filepath.Join(dir, "m.onnx"), filepath.Join(dir, "there.onnx")
+	file, there, pickled := filepath.Join(dir, "m.onnx"), filepath.Join(dir, "there.onnx"), filepath.Join(dir, "m.pkl")
 	write(t, file, "x")
+	write(t, pickled, "x")
 	write(t, there, "x")
 	for want, args := range map[string][]string{
 		"SOURCE cannot be read":        {"optimize", filepath.Join(dir, "none.onnx"), "out"},
@@ -112,10 +113,12 @@ func TestModelToolRefusals(t *testing.T) {
 		"--level":                      {"optimize", file, "out", "--level", "all"},
 		"--rounds":                     {"optimize", file, "out", "--rounds", "0"},
 		"--timeout":                    {"optimize", file, "out", "--timeout", "0s"},
-		"--samples cannot be read":     {"convert", file, "out", "--samples", filepath.Join(dir, "none.json")},
-		"--output":                     {"convert", file, "out", "-o", "jsn"},
-		"--python names one":           {"convert", file, "out", "--python", "python3", "--requirement", "a==1"},
-		"is not NAME==VERSION":         {"convert", file, "out", "--requirement", "--pre"},
+		"there is no folder":           {"convert", pickled, filepath.Join(dir, "none", "out")},
+		"is an ONNX model already":     {"convert", file, "out"},
+		"--samples cannot be read":     {"convert", pickled, "out", "--samples", filepath.Join(dir, "none.json")},
+		"--output":                     {"convert", pickled, "out", "-o", "jsn"},
+		"--python names one":           {"convert", pickled, "out", "--python", "python3", "--requirement", "a==1"},
+		"is not NAME==VERSION":         {"convert", pickled, "out", "--requirement", "--pre"},
 		"no MLmodel file":              {"convert", dir, "out"},
 		"accepts 2 arg(s), received 1": {"convert", file},
 	} {

@@ -245,6 +245,8 @@ def _boosted(model: Any, given: Any, opset: int, step: str) -> tuple[Any, list[A
     table, made_up = _table(given, columns, [])
     table = table if isinstance(table, np.ndarray) else table.to_numpy().astype(np.float32)
     types = [("input", FloatTensorType([None, table.shape[1]]))]
+    if framework == "xgboost" and booster.feature_names is not None:
+        booster.feature_names = None  # the converter knows no names; the result takes columns by position anyway
     convert = onnxmltools.convert_xgboost if framework == "xgboost" else onnxmltools.convert_lightgbm
     more = {"zipmap": False} if framework == "lightgbm" else {}
     try:

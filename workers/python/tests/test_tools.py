@@ -141,6 +141,18 @@ def test_lightgbm(tmp_path: Path) -> None:
             assert status == 0 and report["framework"] == "lightgbm", report
 
 
+def test_xgboost_with_named_columns(tmp_path: Path) -> None:
+    import pandas
+    import xgboost
+
+    rows = pandas.DataFrame(ROWS, columns=["height", "width", "depth", "weight"])
+    classifier = xgboost.XGBClassifier(n_estimators=3).fit(rows, LABELS)
+    regressor = xgboost.XGBRegressor(n_estimators=3).fit(rows, ROWS[:, 2])
+    for model in (classifier, regressor, regressor.get_booster()):
+        status, report = tool(tmp_path, "convert", saved(tmp_path, model), tmp_path / "m.onnx")
+        assert status == 0 and report["framework"] == "xgboost", report
+
+
 def test_mlflow_folder(tmp_path: Path) -> None:
     folder = tmp_path / "saved" / "model"
     folder.mkdir(parents=True)
