@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,6 +22,7 @@ import (
 	"portico/internal/store"
 	"portico/internal/store/sqlite"
 	"portico/internal/telemetry"
+	"portico/internal/testkit"
 	"portico/internal/vault"
 )
 
@@ -42,29 +42,12 @@ type site struct {
 	identities *control.Identities
 	// metrics keeps what a test records for a hundred years of the real clock.
 	metrics *telemetry.Telemetry
-	log     *lockedBuffer
+	log     *testkit.Buffer
 
 	mu    sync.Mutex
 	clock time.Time
 	ready error
 	logs  func(control.LogQuery) (io.ReadCloser, error)
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.Buffer.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.Buffer.String()
 }
 
 func (s *site) Logs(_ context.Context, q control.LogQuery) (io.ReadCloser, error) {
@@ -108,7 +91,7 @@ var testKey = sync.OnceValues(access.NewSigningKey)
 func newSite(t testing.TB) *site {
 	t.Helper()
 	ctx, dir := context.Background(), t.TempDir()
-	s := &site{t: t, log: &lockedBuffer{}, clock: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
+	s := &site{t: t, log: &testkit.Buffer{}, clock: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
 	s.logs = func(control.LogQuery) (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("line\n")), nil }
 	log := slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	v, err := vault.OpenOrCreate(filepath.Join(dir, "master.key"))

@@ -17,6 +17,7 @@ import (
 	"portico/internal/online"
 	"portico/internal/route"
 	"portico/internal/telemetry"
+	"portico/internal/testkit"
 )
 
 var at = time.Date(2026, 11, 27, 23, 4, 5, 0, time.UTC)
@@ -267,7 +268,7 @@ func TestCaptures(t *testing.T) {
 		}
 		b.Collect(p)
 	}
-	waitFor(t, func() bool { return b.counts.of("response", "") == 3 })
+	testkit.Until(t, "three that are counted", func() bool { return b.counts.of("response", "") == 3 })
 	in, out := b.lines("box/mdc/request/2026/11/27/23/i-1.jsonl"), b.lines("box/mdc/response/2026/11/27/23/i-1.jsonl")
 	show := func(e map[string]any) string {
 		data, _ := json.Marshal(e["data"])
@@ -348,14 +349,5 @@ func TestBounds(t *testing.T) {
 	}
 	if full == 0 || b.counts.of("model_inputs", telemetry.UncollectedStorage) != full || b.ledger.Used() > 8<<10 {
 		t.Errorf("%d of 100 events found no room, %d bytes are used: %v", full, b.ledger.Used(), b.counts.n)
-	}
-}
-
-func waitFor(t *testing.T, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("it does not come")
-		}
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"portico/internal/online"
+	"portico/internal/testkit"
 )
 
 // run starts the environment's Python and gives what it prints.
@@ -44,7 +45,7 @@ func TestBuildWithPip(t *testing.T) {
 	})
 	t.Setenv("PORTICO_LEAK", "leaked")
 	conda := "name: one\nchannels: [conda-forge]\ndependencies:\n  - python>=3.9\n  - pip:\n    - uses-tiny\n"
-	var progress syncBuffer
+	var progress testkit.Buffer
 	env, err := b.Ensure(within(t), online.EnvironmentSpec{CondaFile: conda}, &progress)
 	if err != nil {
 		t.Fatal(err)
@@ -179,7 +180,7 @@ func TestUnresolvable(t *testing.T) {
 	b := newBuilder(t, func(c *Config) {
 		c.Getenv = getenv(links, map[string]string{"PIP_EXTRA_INDEX_URL": "http://user:hunter2@127.0.0.1:1/simple"})
 	})
-	var progress syncBuffer
+	var progress testkit.Buffer
 	spec := online.EnvironmentSpec{CondaFile: "dependencies:\n - python=3.2\n - pip: [tiny==9.9, uses-tiny]\n"}
 	_, err := b.Ensure(within(t), spec, &progress)
 	if !online.IsCode(err, online.CodeImageBuildFailure) {
@@ -219,7 +220,7 @@ func TestConcurrentCallersShareOneBuild(t *testing.T) {
 	const callers = 16
 	ctx := within(t)
 	var wg sync.WaitGroup
-	ids, logs := make([]string, callers), make([]syncBuffer, callers)
+	ids, logs := make([]string, callers), make([]testkit.Buffer, callers)
 	for i := range callers {
 		wg.Go(func() {
 			env, err := b.Ensure(ctx, online.EnvironmentSpec{Requirements: "tiny"}, &logs[i])
@@ -240,7 +241,7 @@ func TestConcurrentCallersShareOneBuild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "all wait for one build", func() bool {
+	testkit.Until(t, "all wait for one build", func() bool {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		return b.flights[id] != nil && b.flights[id].waiters == callers+1
@@ -287,7 +288,7 @@ func TestLastCallerGone(t *testing.T) {
 	if err := <-ended; err == nil {
 		t.Error("the step ended as if nothing had happened")
 	}
-	eventually(t, "the directory is gone", func() bool {
+	testkit.Until(t, "the directory is gone", func() bool {
 		entries, err := os.ReadDir(b.cfg.Dir)
 		return err == nil && !slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return !hidden(e.Name()) })
 	})
@@ -330,7 +331,7 @@ func TestBuildsAreBounded(t *testing.T) {
 	})
 	ctx := within(t)
 	var wg sync.WaitGroup
-	var logs [3]syncBuffer
+	var logs [3]testkit.Buffer
 	for i, reqs := range []string{"tiny==1.0", "tiny==2.0", "uses-tiny"} {
 		wg.Go(func() {
 			if _, err := b.Ensure(ctx, online.EnvironmentSpec{Requirements: reqs}, &logs[i]); err != nil {

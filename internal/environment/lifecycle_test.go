@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"portico/internal/online"
+	"portico/internal/testkit"
 )
 
 // buildUntilKilled is the child of TestKilledInTheMiddle: it fills half an environment, says so, and waits.
@@ -79,14 +80,14 @@ func TestKilledInTheMiddle(t *testing.T) {
 	if list, err := b.List(); err != nil || len(list) != 0 {
 		t.Errorf("half an environment is listed: %v, %v", list, err)
 	}
-	var progress syncBuffer
+	var progress testkit.Buffer
 	got := make(chan error, 1)
 	ctx := within(t)
 	go func() {
 		_, err := b.Ensure(ctx, spec, &progress)
 		got <- err
 	}()
-	eventually(t, "the wait for the other process is shown", func() bool {
+	testkit.Until(t, "the wait for the other process is shown", func() bool {
 		return strings.Contains(progress.String(), "another process is building")
 	})
 	if err := b.Remove(id); !online.IsCode(err, online.CodeNotFound) {

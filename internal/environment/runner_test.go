@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"portico/internal/testkit"
 	"strconv"
 	"strings"
 	"syscall"
@@ -35,7 +36,7 @@ func TestExecRunner(t *testing.T) {
 	if err == nil || errors.As(err, &exit) {
 		t.Errorf("a program that is not there: %v", err)
 	}
-	var out syncBuffer
+	var out testkit.Buffer
 	err = ExecRunner{}.Run(within(t), Command{Name: "x", Argv: []string{"/usr/bin/env"}, Env: []string{"A=b"}, Output: &out})
 	if err != nil || out.String() != "A=b\n" {
 		t.Errorf("environment %q, %v", out.String(), err)
@@ -56,12 +57,12 @@ func TestExecRunnerLeavesNothing(t *testing.T) {
 			defer cancel()
 			done := make(chan error, 1)
 			go func() {
-				var out syncBuffer
+				var out testkit.Buffer
 				done <- ExecRunner{}.Run(ctx, Command{Name: "x", Argv: []string{"/bin/sh", "-c", script}, Dir: dir, Output: &out,
 					Env: []string{"PATH=" + os.Getenv("PATH")}})
 			}()
 			pid := 0
-			eventually(t, "the child tells its pid", func() bool {
+			testkit.Until(t, "the child tells its pid", func() bool {
 				data, _ := os.ReadFile(filepath.Join(dir, "pid"))
 				pid, _ = strconv.Atoi(strings.TrimSpace(string(data)))
 				return pid > 0
@@ -73,7 +74,7 @@ func TestExecRunnerLeavesNothing(t *testing.T) {
 				t.Errorf("ended with %v", err)
 			}
 			// Where nobody reaps orphans the child stays a zombie; it runs no more then.
-			eventually(t, "the grandchild is gone", func() bool {
+			testkit.Until(t, "the grandchild is gone", func() bool {
 				stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 				return syscall.Kill(pid, 0) != nil || (err == nil && strings.Contains(string(stat), ") Z "))
 			})

@@ -14,6 +14,7 @@ import (
 // floors only.
 var floor = map[string]int{
 	"internal/online": 0, "internal/telemetry": 0, "workers": 0, "internal/onnxrt": 0, "internal/http1": 0, "internal/onnx/modelconfig": 0,
+	"internal/testkit": 0,
 
 	"internal/arm": 1, "internal/route": 1, "internal/admission": 1, "internal/store": 1, "internal/artifact": 1,
 	"internal/vault": 1, "internal/access": 1, "internal/compute": 1, "internal/cost": 1, "internal/mlflow": 1,
@@ -62,6 +63,9 @@ var only = map[string]string{
 	"modernc.org/sqlite":           "internal/store/sqlite",
 	"github.com/ebitengine/purego": "internal/onnxrt",
 }
+
+// testsOnly lists the packages that only tests may import, and each other.
+var testsOnly = []string{"internal/testkit", "internal/store/storetest", "internal/compute/computetest", "internal/onnx/onnxtest"}
 
 // noClock lists the packages whose functions take now as a value.
 var noClock = []string{"internal/online", "internal/route", "internal/cost"}
@@ -130,6 +134,9 @@ func checkImport(t *testing.T, name string, at int, imp string) {
 	edge := name + " -> " + target
 	if why, bad := forbidden[edge]; bad {
 		t.Errorf("%s: %s", edge, why)
+	}
+	if slices.Contains(testsOnly, target) && !slices.Contains(testsOnly, name) {
+		t.Errorf("%s: only tests may import %s", edge, target)
 	}
 	to, ok := floor[target]
 	switch {

@@ -19,6 +19,7 @@ import (
 	"portico/internal/online"
 	"portico/internal/route"
 	"portico/internal/telemetry"
+	"portico/internal/testkit"
 )
 
 // canned answers at once without allocating, so that a benchmark shows what the gateway itself costs.
@@ -158,7 +159,7 @@ func BenchmarkGatewayHTTP(b *testing.B) {
 		}
 	}
 	conn.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
+	ctx, cancel := context.WithTimeout(context.Background(), testkit.Limit)
 	defer cancel()
 	if err := server.Drain(ctx); err != nil {
 		b.Error(err)

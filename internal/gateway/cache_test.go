@@ -18,6 +18,7 @@ import (
 	"portico/internal/inference"
 	"portico/internal/online"
 	"portico/internal/route"
+	"portico/internal/testkit"
 )
 
 // bare is a gateway without a listener: requests are handed to the core, so that time can be a test's own.
@@ -480,7 +481,7 @@ func TestCacheMirror(t *testing.T) {
 	for range n {
 		b.do(context.Background(), "same")
 	}
-	limit := time.After(waitLimit)
+	limit := time.After(testkit.Limit)
 	for range 10 { // of about 50
 		select {
 		case <-copies:

@@ -13,6 +13,7 @@ import (
 	"portico/internal/online"
 	"portico/internal/route"
 	"portico/internal/telemetry"
+	"portico/internal/testkit"
 )
 
 // keeper is a Collector that keeps captures, or has no room.
@@ -101,7 +102,7 @@ func TestCapture(t *testing.T) {
 		d.Collector = collecting(1, c.names...)
 		s.set(d)
 		r, _ := s.try("POST", score+"?q=1", c.body, "Content-Type", "text/csv") // one of them breaks off
-		until(t, c.what, func() bool { k.mu.Lock(); defer k.mu.Unlock(); return len(k.kept) == 1 })
+		testkit.Until(t, c.what, func() bool { k.mu.Lock(); defer k.mu.Unlock(); return len(k.kept) == 1 })
 		got := k.take()[0]
 		for _, b := range []struct {
 			what string
@@ -167,7 +168,7 @@ func TestCaptureOfCopies(t *testing.T) {
 	s.instance("i1", echo)
 	s.instance("s1", echo)
 	s.mirrored(func(green *route.Deployment) { green.Collector = collecting(1, "request", "response") })
-	until(t, "a copy", func() bool {
+	testkit.Until(t, "a copy", func() bool {
 		s.do("POST", score, "copied")
 		k.mu.Lock()
 		defer k.mu.Unlock()

@@ -15,6 +15,7 @@ import (
 	"portico/internal/gateway"
 	"portico/internal/inference"
 	"portico/internal/telemetry"
+	"portico/internal/testkit"
 )
 
 // slow takes some time over a request, and stops when nobody wants the answer or the deadline passes, as a worker does.
@@ -307,7 +308,7 @@ func TestFlightsUnderChange(t *testing.T) {
 		callers.Go(func() {
 			for range 150 {
 				body := strings.Repeat("x", 1+rand.IntN(12))
-				ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
+				ctx, cancel := context.WithTimeout(context.Background(), testkit.Limit)
 				if rand.IntN(5) == 0 {
 					cancel()
 					ctx, cancel = context.WithTimeout(context.Background(), time.Duration(rand.IntN(2000))*time.Microsecond)

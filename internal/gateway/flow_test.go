@@ -1,7 +1,6 @@
 package gateway_test
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -18,17 +17,8 @@ import (
 	"portico/internal/online"
 	"portico/internal/route"
 	"portico/internal/telemetry"
+	"portico/internal/testkit"
 )
-
-// until polls for a condition.
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for limit := time.Now().Add(waitLimit); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(limit) {
-			t.Fatalf("never: %s", what)
-		}
-	}
-}
 
 // async sends a request in the background.
 func (s *site) async(fields ...string) <-chan reply {
@@ -77,7 +67,7 @@ func TestAdmission(t *testing.T) {
 	for range 4 { // 2 x max_concurrent x instances
 		replies = append(replies, s.async())
 	}
-	until(t, "four pending", func() bool {
+	testkit.Until(t, "four pending", func() bool {
 		l, _ := s.gateway.Load(d.UID)
 		return l == gateway.Load{Executing: 2, Waiting: 2, Bytes: 4}
 	})
@@ -161,7 +151,7 @@ func TestSlowBody(t *testing.T) {
 		"expect": "Expect: 100-continue\r\nContent-Length: 10\r\n\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			conn := s.dial(t)
+			conn := testkit.Dial(t, s.addr)
 			fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n%s", score, primaryKey, head)
 			all, err := io.ReadAll(conn) // the connection is closed after the answer
 			if err != nil || !strings.Contains(string(all), "HTTP/1.1 408") || !strings.Contains(string(all), "request_body_timeout") {
@@ -204,7 +194,7 @@ func TestHangUp(t *testing.T) {
 			if where == "executing" {
 				<-g.started
 			} else {
-				until(t, "waiting", func() bool { l, _ := s.gateway.Load(d.UID); return l.Waiting == 1 })
+				testkit.Until(t, "waiting", func() bool { l, _ := s.gateway.Load(d.UID); return l.Waiting == 1 })
 			}
 			cancel()
 			<-done
@@ -217,7 +207,7 @@ func TestHangUp(t *testing.T) {
 					t.Errorf("neighbour: %d %q", r.status, r.body)
 				}
 			}
-			until(t, "all slots free", func() bool { l, _ := s.gateway.Load(d.UID); return l == gateway.Load{} })
+			testkit.Until(t, "all slots free", func() bool { l, _ := s.gateway.Load(d.UID); return l == gateway.Load{} })
 		})
 	}
 }
@@ -260,7 +250,7 @@ func TestHoldUntilReady(t *testing.T) {
 	d.Request.Timeout = 60 * time.Second
 	s.set(d)
 	held := s.async()
-	until(t, "held", func() bool { l, _ := s.gateway.Load(d.UID); return l.Waiting == 1 })
+	testkit.Until(t, "held", func() bool { l, _ := s.gateway.Load(d.UID); return l.Waiting == 1 })
 	ready := blue("i1")
 	ready.Request.Timeout = d.Request.Timeout
 	s.set(ready)
@@ -277,7 +267,7 @@ func TestHoldUntilReady(t *testing.T) {
 	moving.Request.Timeout = d.Request.Timeout
 	s.set(moving)
 	held = s.async()
-	until(t, "asked", asked.Load)
+	testkit.Until(t, "asked", asked.Load)
 	s.set(ready)
 	if r := <-held; r.status != 200 {
 		t.Errorf("%d %q", r.status, r.body)
@@ -300,7 +290,7 @@ func TestSwapKeepsWhatRuns(t *testing.T) {
 	second := s.async()
 	<-fresh.started // the request on the old instance does not take the new one's only slot
 	third := s.async()
-	until(t, "third waits", func() bool {
+	testkit.Until(t, "third waits", func() bool {
 		l, _ := s.gateway.Load(d.UID)
 		return l == gateway.Load{Executing: 2, Waiting: 1, Bytes: 3}
 	})
@@ -308,7 +298,7 @@ func TestSwapKeepsWhatRuns(t *testing.T) {
 	if r := <-first; r.status != 200 {
 		t.Errorf("first: %d %q", r.status, r.body)
 	}
-	until(t, "old slot is gone", func() bool {
+	testkit.Until(t, "old slot is gone", func() bool {
 		l, _ := s.gateway.Load(d.UID)
 		return l == gateway.Load{Executing: 1, Waiting: 1, Bytes: 2}
 	})
@@ -328,7 +318,7 @@ func TestRemovedDeployment(t *testing.T) {
 	d.Request.Timeout = 60 * time.Second
 	s.set(d)
 	held := s.async()
-	until(t, "held", func() bool { l, _ := s.gateway.Load(d.UID); return l.Waiting == 1 })
+	testkit.Until(t, "held", func() bool { l, _ := s.gateway.Load(d.UID); return l.Waiting == 1 })
 	s.set()
 	if r := <-held; r.status != 404 {
 		t.Errorf("%d %q", r.status, r.body)
@@ -376,7 +366,7 @@ func TestLeastLoaded(t *testing.T) {
 		for range 2 {
 			select {
 			case <-g.started:
-			case <-time.After(waitLimit):
+			case <-time.After(testkit.Limit):
 				t.Fatalf("instance %s does not get its share", id)
 			}
 		}
@@ -430,11 +420,11 @@ func TestDrain(t *testing.T) {
 	<-g.started
 	drained := make(chan error, 1)
 	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
+		ctx, cancel := context.WithTimeout(context.Background(), testkit.Limit)
 		defer cancel()
 		drained <- s.server.Drain(ctx)
 	}()
-	until(t, "refuses connections", func() bool {
+	testkit.Until(t, "refuses connections", func() bool {
 		conn, err := net.Dial("tcp", s.addr)
 		if err == nil {
 			conn.Close()
@@ -448,7 +438,7 @@ func TestDrain(t *testing.T) {
 	if err := <-drained; err != nil {
 		t.Errorf("drain: %v", err)
 	}
-	until(t, "connections counted as closed", func() bool {
+	testkit.Until(t, "connections counted as closed", func() bool {
 		s.records.mu.Lock()
 		defer s.records.mu.Unlock()
 		return s.records.open == 0
@@ -545,28 +535,4 @@ func (s *site) swap(wg *sync.WaitGroup, change func(n int)) chan struct{} {
 		}
 	})
 	return stop
-}
-
-// dial opens a raw connection that a test cannot hang on.
-func (s *site) dial(t *testing.T) net.Conn {
-	t.Helper()
-	conn, err := net.Dial("tcp", s.addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(waitLimit))
-	return conn
-}
-
-// status reads the status of the next answer, or 0 when the connection was closed without one.
-func status(t *testing.T, r *bufio.Reader) int {
-	t.Helper()
-	resp, err := http.ReadResponse(r, nil)
-	if err != nil {
-		return 0
-	}
-	io.Copy(io.Discard, resp.Body)
-	resp.Body.Close()
-	return resp.StatusCode
 }

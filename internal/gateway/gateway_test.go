@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -21,12 +20,12 @@ import (
 	"portico/internal/online"
 	"portico/internal/route"
 	"portico/internal/telemetry"
+	"portico/internal/testkit"
 )
 
 const (
 	primaryKey   = "primary-key-0123456789"
 	secondaryKey = "secondary-key-0123456789"
-	waitLimit    = 90 * time.Second // for anything that must happen; only reached by a failure
 )
 
 // upstream is an instance made of a function.
@@ -90,7 +89,7 @@ func (r *records) Connection(delta int) {
 // wait gives the n-th record when it has come.
 func (r *records) wait(t *testing.T, n int) telemetry.Record {
 	t.Helper()
-	limit := time.After(waitLimit)
+	limit := time.After(testkit.Limit)
 	for {
 		r.mu.Lock()
 		if len(r.all) >= n {
@@ -131,26 +130,10 @@ func newSite(t *testing.T, cfg gateway.Config, scfg gateway.ServerConfig) *site 
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	s.gateway = gateway.New(cfg, s.upstreams, s.records, log)
 	s.server = gateway.NewServer(s.gateway, scfg, log)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.addr = l.Addr().String()
-	served := make(chan error, 1)
-	go func() { served <- s.server.Serve(l, nil) }()
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
 	s.client = &http.Client{Transport: transport}
-	t.Cleanup(func() {
-		transport.CloseIdleConnections()
-		ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
-		defer cancel()
-		if err := s.server.Drain(ctx); err != nil {
-			t.Errorf("drain: %v", err)
-		}
-		if err := <-served; err != nil {
-			t.Errorf("serve: %v", err)
-		}
-	})
+	s.addr = testkit.Serve(t, s.server, nil)
+	t.Cleanup(transport.CloseIdleConnections)
 	return s
 }
 
@@ -210,7 +193,7 @@ func (s *site) do(method, path, body string, fields ...string) reply {
 }
 
 func (s *site) try(method, path, body string, fields ...string) (reply, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
+	ctx, cancel := context.WithTimeout(context.Background(), testkit.Limit)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, "http://"+s.addr+path, strings.NewReader(body))
 	if err != nil {

@@ -21,6 +21,7 @@ import (
 	"portico/internal/online"
 	"portico/internal/route"
 	"portico/internal/telemetry"
+	"portico/internal/testkit"
 )
 
 // mirrored puts one endpoint in force: all traffic to blue on i1, copies of half of it to green on s1.
@@ -71,7 +72,7 @@ func (s *site) shadowServer(id string, h http.HandlerFunc) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	server := &http.Server{Handler: h, ReadHeaderTimeout: waitLimit}
+	server := &http.Server{Handler: h, ReadHeaderTimeout: testkit.Limit}
 	done := make(chan struct{})
 	go func() { defer close(done); _ = server.Serve(l) }()
 	s.t.Cleanup(func() { server.Close(); <-done })
@@ -102,7 +103,7 @@ func TestMirrorCopies(t *testing.T) {
 	s.mirrored(nil)
 	const n = 200
 	s.sendAll(n, `{"data":[1]}`, "X-Own", "1", "X-Portico-Forged", "1")
-	until(t, "every request is counted as copied, dropped or neither", func() bool {
+	testkit.Until(t, "every request is counted as copied, dropped or neither", func() bool {
 		copies, live, _ := s.records.split()
 		mu.Lock()
 		defer mu.Unlock()
@@ -145,7 +146,7 @@ func TestPinnedRequestsAreNotMirrored(t *testing.T) {
 	s.mirrored(nil)
 	s.sendAll(60, "x", "azureml-model-deployment", "blue")
 	s.sendAll(5, "x", "azureml-model-deployment", "green") // the shadow itself can be called
-	until(t, "every request is recorded", func() bool {
+	testkit.Until(t, "every request is recorded", func() bool {
 		_, live, _ := s.records.split()
 		return len(live) == 65
 	})
@@ -201,7 +202,7 @@ func TestSlowShadow(t *testing.T) {
 	if load, _ := s.gateway.Load("uid-green"); load.Executing+load.Waiting > 4 {
 		t.Errorf("%+v is pending on the shadow, of 8", load)
 	}
-	until(t, "copies end at the shadow's deadline", func() bool {
+	testkit.Until(t, "copies end at the shadow's deadline", func() bool {
 		copies, _, _ := s.records.split()
 		return len(copies) >= 4
 	})
@@ -254,7 +255,7 @@ func TestDeadShadows(t *testing.T) {
 			}
 			s.mirrored(func(d *route.Deployment) { d.Request.Timeout = 200 * time.Millisecond })
 			s.sendAll(100, "x")
-			until(t, "a copy has failed", func() bool {
+			testkit.Until(t, "a copy has failed", func() bool {
 				copies, live, _ := s.records.split()
 				return len(copies) > 0 && len(live) == 100 // a request is recorded after its answer
 			})
@@ -327,7 +328,7 @@ func TestMirrorKeepsItsBytes(t *testing.T) {
 		// An answer that is neither small nor whole in memory.
 		return answer(200, strings.Repeat("y", 100<<10)), nil
 	})
-	s.mirrored(func(d *route.Deployment) { d.Request.Timeout = waitLimit })
+	s.mirrored(func(d *route.Deployment) { d.Request.Timeout = testkit.Limit })
 	for i := range 40 {
 		fill := string(rune('a' + i%26))
 		size := 10
@@ -337,7 +338,7 @@ func TestMirrorKeepsItsBytes(t *testing.T) {
 		s.sendAll(1, strings.Repeat(fill, size), "X-Own", strings.Repeat(fill, 30))
 	}
 	close(release)
-	until(t, "copies end", func() bool {
+	testkit.Until(t, "copies end", func() bool {
 		copies, _, _ := s.records.split()
 		return len(copies) == 4 // as many as the shadow may hold
 	})
@@ -376,10 +377,10 @@ func drainWith(t *testing.T, behave http.HandlerFunc) {
 	}
 	select {
 	case <-started:
-	case <-time.After(waitLimit):
+	case <-time.After(testkit.Limit):
 		t.Fatal("no copy of 60 requests was sent")
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
+	ctx, cancel := context.WithTimeout(context.Background(), testkit.Limit)
 	defer cancel()
 	if err := s.server.Drain(ctx); err != nil {
 		t.Fatal(err)

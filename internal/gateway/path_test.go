@@ -12,6 +12,7 @@ import (
 	"portico/internal/online"
 	"portico/internal/route"
 	"portico/internal/telemetry"
+	"portico/internal/testkit"
 )
 
 // asked notes the requests that an instance gets.
@@ -110,7 +111,7 @@ func TestMirroredPaths(t *testing.T) {
 		Mirror: online.Traffic{"green": online.MaxMirrorPercent},
 	}
 	s.gateway.SetTable(route.Build(1, []route.Endpoint{e}))
-	until(t, "a copy and a drop", func() bool {
+	testkit.Until(t, "a copy and a drop", func() bool {
 		s.do("POST", score, "")
 		s.do("POST", "/endpoints/my-endpoint/other", "")
 		copies, _, drops := s.records.split()

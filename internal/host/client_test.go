@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"portico/internal/testkit"
 	"strings"
 	"sync"
 	"syscall"
@@ -225,10 +226,10 @@ func TestOrphanTimeout(t *testing.T) {
 	if !r.isRunning("polite") {
 		t.Fatal("ended although a client is there")
 	}
-	eventually(t, "start of the script", func() bool { return alive(p.PID) })
+	testkit.Until(t, "start of the script", func() bool { return alive(p.PID) })
 	pid := r.Info().PID
 	_ = r.Close()
-	eventually(t, "end of the host", func() bool { return !alive(pid) })
+	testkit.Until(t, "end of the host", func() bool { return !alive(pid) })
 	if alive(p.PID) {
 		t.Error("the process outlived its host")
 	}
@@ -247,7 +248,7 @@ func TestDrainEndsTheStubborn(t *testing.T) {
 			polite := r.start(r.shell("polite", `trap 'exit 0' TERM; echo up; while :; do sleep 0.05; done`))
 			stubborn := r.start(r.shell("stubborn", `trap '' TERM; echo up; while :; do sleep 0.05; done`))
 			for _, id := range []string{"polite", "stubborn"} {
-				eventually(t, "start", func() bool { return r.output(id) == "up\n" })
+				testkit.Until(t, "start", func() bool { return r.output(id) == "up\n" })
 			}
 			events, err := r.Watch(r.ctx)
 			if err != nil {
@@ -261,7 +262,7 @@ func TestDrainEndsTheStubborn(t *testing.T) {
 				if err := syscall.Kill(r.Info().PID, syscall.SIGTERM); err != nil {
 					t.Fatal(err)
 				}
-				eventually(t, "drain", func() bool { return !alive(polite.PID) })
+				testkit.Until(t, "drain", func() bool { return !alive(polite.PID) })
 				if err := syscall.Kill(r.Info().PID, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
 					t.Fatal(err) // the second one ends the grace
 				}

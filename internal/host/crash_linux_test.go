@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"portico/internal/testkit"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,7 +24,7 @@ func (r *rig) crash() {
 	r.t.Helper()
 	r.t.Cleanup(func() { // after the end of who came next
 		for _, base := range basesOf(r.t, r) {
-			eventually(r.t, "end of "+base, func() bool {
+			testkit.Until(r.t, "end of "+base, func() bool {
 				_, err := os.Stat(base)
 				return errors.Is(err, fs.ErrNotExist)
 			})
@@ -32,7 +33,7 @@ func (r *rig) crash() {
 	pid := r.Info().PID
 	killPID(r.t, pid)
 	<-r.Done()
-	eventually(r.t, "end of the host", func() bool { return !alive(pid) })
+	testkit.Until(r.t, "end of the host", func() bool { return !alive(pid) })
 }
 
 func TestNothingOutlivesAKilledHost(t *testing.T) {
@@ -44,7 +45,7 @@ func TestNothingOutlivesAKilledHost(t *testing.T) {
 		spec.User = user
 		p := r.start(spec)
 		rec := recordOf(t, r.cfg.DataDir, spec.ID)
-		eventually(t, "start of the family", func() bool { return len(family(t, rec)) >= 4 })
+		testkit.Until(t, "start of the family", func() bool { return len(family(t, rec)) >= 4 })
 		all = append(all, append(family(t, rec), p.PID)...)
 	}
 	r.start(r.shell("over", "exit 4"))
@@ -56,7 +57,7 @@ func TestNothingOutlivesAKilledHost(t *testing.T) {
 	defer func() { _, _ = bystander.Process.Kill(), bystander.Wait() }()
 	r.crash()
 	if contained { // the kernel does it, nobody needs to come
-		eventually(t, "end of everything", func() bool { return countAlive(all) == 0 })
+		testkit.Until(t, "end of everything", func() bool { return countAlive(all) == 0 })
 	}
 	r.attach()
 	if left := countAlive(all); left > 0 {
@@ -133,7 +134,7 @@ func TestRecordsFindWhatLeftTheGroup(t *testing.T) {
 		k := &kin{cmd: start(mark), dies: i == 0}
 		pid := k.cmd.Process.Pid
 		k.rec = record{Process: Process{ID: fmt.Sprintf("p%d", i), PID: pid, StartTime: startTime(pid)}, BootID: boot, Mark: mark}
-		eventually(t, "start of the family", func() bool { return len(sleepers(t, k.rec)) == 4 })
+		testkit.Until(t, "start of the family", func() bool { return len(sleepers(t, k.rec)) == 4 })
 		k.pids = append(sleepers(t, k.rec), pid)
 		change(&k.rec)
 		if i == 1 {
@@ -185,7 +186,7 @@ func TestKilledWhileStarting(t *testing.T) {
 					}
 				}
 			}()
-			eventually(t, "some starts", func() bool {
+			testkit.Until(t, "some starts", func() bool {
 				all, err := r.List(r.ctx)
 				return err == nil && len(all) > round*3
 			})
@@ -193,7 +194,7 @@ func TestKilledWhileStarting(t *testing.T) {
 			cancel()
 			<-done
 			r.attach()
-			eventually(t, "end of the stages", func() bool { return !commandRuns(t, marker) })
+			testkit.Until(t, "end of the stages", func() bool { return !commandRuns(t, marker) })
 		})
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"portico/internal/online"
+	"portico/internal/testkit"
 	"portico/workers"
 )
 
@@ -214,7 +215,7 @@ func TestSparesAreAssigned(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := 0
-	eventually(t, "a start from a spare", func() bool {
+	testkit.Until(t, "a start from a spare", func() bool {
 		n++
 		id := fmt.Sprintf("w%d", n)
 		p := r.start(r.worker(id, "server", probeScript))
@@ -234,7 +235,7 @@ func TestSparesHaveThePagesThatWillBeWritten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the first spare", func() bool { return otherFork(t, r.runtime, server.PID) != 0 })
+	testkit.Until(t, "the first spare", func() bool { return otherFork(t, r.runtime, server.PID) != 0 })
 	var worker Process
 	for n := 0; n < 5 && !worker.Spare; n++ { // the first spare may not be ready when the first worker is wanted
 		id := fmt.Sprint("w", n)
@@ -258,7 +259,7 @@ func TestSparesHaveThePagesThatWillBeWritten(t *testing.T) {
 	if len(wrote) < 100 || len(wrote) > maxTouchedPages {
 		t.Fatalf("the worker wrote to %d pages", len(wrote))
 	}
-	eventually(t, "a spare with the pages", func() bool {
+	testkit.Until(t, "a spare with the pages", func() bool {
 		spare := otherFork(t, r.runtime, server.PID, worker.PID)
 		if spare == 0 {
 			return false
@@ -284,7 +285,7 @@ func TestDeadSparesAreDiscarded(t *testing.T) {
 		t.Fatal(err)
 	}
 	spare := 0
-	eventually(t, "a spare", func() bool {
+	testkit.Until(t, "a spare", func() bool {
 		spare = otherFork(t, r.runtime, server.PID)
 		if spare == 0 {
 			return false
@@ -299,10 +300,10 @@ func TestDeadSparesAreDiscarded(t *testing.T) {
 		t.Fatalf("the spare has no cgroup of its own: %q, %v", text, err)
 	}
 	killPID(t, spare)
-	eventually(t, "the end of the spare", func() bool { return !alive(spare) })
+	testkit.Until(t, "the end of the spare", func() bool { return !alive(spare) })
 	r.start(r.worker("w", "server", probeScript))
 	r.mustAsk("w", `"1"`)
-	eventually(t, "the end of its cgroups", func() bool {
+	testkit.Until(t, "the end of its cgroups", func() bool {
 		left := false
 		_ = filepath.WalkDir("/sys/fs/cgroup", func(_ string, d os.DirEntry, err error) error {
 			left = left || err == nil && d.Name() == name
@@ -360,7 +361,7 @@ func TestForksOutliveTheirServer(t *testing.T) {
 	}
 	r.mustAsk("w", `"1"`)
 	// The spare, whose parent is the host, is gone too.
-	eventually(t, "the end of the spares", func() bool { return !commandRuns(t, r.runtime+"\x00fork-server") || countForks(t, r.runtime) == 1 })
+	testkit.Until(t, "the end of the spares", func() bool { return !commandRuns(t, r.runtime+"\x00fork-server") || countForks(t, r.runtime) == 1 })
 	if _, err := r.server("server", 1, nil); err != nil {
 		t.Errorf("another fork server: %v", err)
 	}

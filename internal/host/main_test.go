@@ -167,16 +167,6 @@ func (r *rig) output(id string) string {
 	return readLog(r.t, filepath.Join(r.cfg.DataDir, "log", id), 0)
 }
 
-// eventually polls until ok holds.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(testTimeout / 2); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s did not happen", what)
-		}
-	}
-}
-
 func alive(pid int) bool { return startTime(pid) != 0 }
 
 func readLog(t *testing.T, dir string, tail int) string {

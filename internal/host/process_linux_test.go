@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"portico/internal/testkit"
 	"slices"
 	"strconv"
 	"strings"
@@ -118,7 +119,7 @@ func TestEverythingThatAProcessStartedEndsWithIt(t *testing.T) {
 			spec.User, spec.View = user, []View{{Path: dir, Writable: true}}
 			p := r.start(spec)
 			mark := recordOf(t, r.cfg.DataDir, id)
-			eventually(t, "start of the daemon", func() bool {
+			testkit.Until(t, "start of the daemon", func() bool {
 				text, _ := os.ReadFile(filepath.Join(dir, "daemon"))
 				return len(strings.Fields(string(text))) == 1 && len(family(t, mark)) >= 4
 			})
@@ -268,7 +269,7 @@ func TestStartsLeaveNoDescriptors(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		eventually(t, "the end of all", func() bool {
+		testkit.Until(t, "the end of all", func() bool {
 			all, err := r.List(r.ctx)
 			return err == nil && !slices.ContainsFunc(all, func(p Process) bool { return p.Running() })
 		})
@@ -279,7 +280,7 @@ func TestStartsLeaveNoDescriptors(t *testing.T) {
 	}
 	before := count()
 	round(starts)
-	eventually(t, fmt.Sprintf("return to %d descriptors", before), func() bool { return count() <= before+2 })
+	testkit.Until(t, fmt.Sprintf("return to %d descriptors", before), func() bool { return count() <= before+2 })
 }
 
 // residentKiB is how much memory a process has.
@@ -337,7 +338,7 @@ func TestHostLogIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.run(r.shell("one", "exit 0"))
-	eventually(t, "a new log", func() bool {
+	testkit.Until(t, "a new log", func() bool {
 		info, err := os.Stat(log)
 		return err == nil && info.Size() < hostLogMaxBytes
 	})

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"portico/internal/online"
+	"portico/internal/testkit"
 )
 
 func TestExitsAreTold(t *testing.T) {
@@ -64,7 +65,7 @@ func TestStartIsIdempotent(t *testing.T) {
 	if err != nil || len(all) != 1 || all[0].PID != pids[0] || all[0].Labels["set"] != "a" || !all[0].Running() {
 		t.Fatalf("list %+v, %v", all, err)
 	}
-	eventually(t, "output", func() bool { return r.output("one") == "started\n" })
+	testkit.Until(t, "output", func() bool { return r.output("one") == "started\n" })
 	if startTime(pids[0]) != all[0].StartTime || all[0].StartTime == 0 {
 		t.Errorf("start time %d, the kernel says %d", all[0].StartTime, startTime(pids[0]))
 	}

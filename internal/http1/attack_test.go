@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"portico/internal/http1"
+	"portico/internal/testkit"
 )
 
 // good follows most attacks: whoever is fooled about where a message ends answers it, or takes it for a body.
@@ -260,10 +261,10 @@ func TestAttacks(t *testing.T) {
 				continue
 			}
 			var got []int
-			for _, a := range s.talk(t, c.bytes, piece) {
-				got = append(got, a.status)
-				if a.status >= 400 && !a.close {
-					t.Errorf("%s in pieces of %d: %d does not close the connection", name, piece, a.status)
+			for _, a := range testkit.Talk(t, s.addr, c.bytes, piece) {
+				got = append(got, a.Status)
+				if a.Status >= 400 && !a.Close {
+					t.Errorf("%s in pieces of %d: %d does not close the connection", name, piece, a.Status)
 				}
 			}
 			if !slices.Equal(got, c.want) && (piece > 1000 || !lost(got, c.want)) {
@@ -271,7 +272,7 @@ func TestAttacks(t *testing.T) {
 			}
 		}
 	}
-	if a := s.talk(t, good, 100); len(a) != 1 || a[0].status != 200 {
+	if a := testkit.Talk(t, s.addr, good, 100); len(a) != 1 || a[0].Status != 200 {
 		t.Errorf("after the attacks: %v", a)
 	}
 }
@@ -303,7 +304,7 @@ func TestWhatArrives(t *testing.T) {
 		"P / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n3;x\r\n yo\r\n0\r\nA: b\r\n\r\n": `P|h|/||HTTP/1.1|-1|"hi yo"|<nil>|Host=h|Transfer-Encoding=chunked`,
 	} {
 		for _, piece := range []int{1 << 30, 3, 1} {
-			if got := s.talk(t, bytes, piece); len(got) != 1 || got[0].body != want {
+			if got := testkit.Talk(t, s.addr, bytes, piece); len(got) != 1 || got[0].Body != want {
 				t.Errorf("in pieces of %d: got %v\nwant %s", piece, got, want)
 			}
 		}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"portico/internal/http1"
+	"portico/internal/testkit"
 )
 
 // bubble is a server in a bubble of testing/synctest: its connections are in memory, its clock stands still while anybody has
@@ -165,8 +166,8 @@ func (c *caller) send(text string) {
 func (c *caller) answer(status int, body string, last bool) {
 	c.t.Helper()
 	begun := time.Now()
-	if a := next(c.from, "GET"); a.status != status || a.body != body || a.close != last {
-		c.t.Errorf("got %d %q, the last one: %v; want %d %q, %v", a.status, a.body, a.close, status, body, last)
+	if a := testkit.ReadAnswer(c.from, "GET"); a.Status != status || a.Body != body || a.Close != last {
+		c.t.Errorf("got %d %q, the last one: %v; want %d %q, %v", a.Status, a.Body, a.Close, status, body, last)
 	}
 	if d := time.Since(begun); d != 0 {
 		c.t.Errorf("the answer came after %v", d)
@@ -177,7 +178,7 @@ func (c *caller) answer(status int, body string, last bool) {
 // refused reads an answer to what is no request.
 func (c *caller) refused(status int) {
 	c.t.Helper()
-	if a := next(c.from, "GET"); a.status != status || !a.close {
+	if a := testkit.ReadAnswer(c.from, "GET"); a.Status != status || !a.Close {
 		c.t.Errorf("got %+v, want the last answer, %d", a, status)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"portico/internal/http1"
+	"portico/internal/testkit"
 )
 
 func TestAnswers(t *testing.T) {
@@ -43,36 +44,36 @@ func TestAnswers(t *testing.T) {
 			reply(r, 200, "text")
 		}
 	}, http1.Config{})
-	conn := s.dial(t)
+	conn := testkit.Dial(t, s.addr)
 	r := bufio.NewReader(conn)
-	ask := func(method, path string, fields ...string) answered {
+	ask := func(method, path string, fields ...string) testkit.Answer {
 		io.WriteString(conn, method+strings.TrimPrefix(get(path, fields...), "GET"))
-		return next(r, method)
+		return testkit.ReadAnswer(r, method)
 	}
-	if a := ask("GET", "/stream"); a.body != "one"+strings.Repeat("2", 100<<10) || a.header.Get("Content-Length") != "" {
-		t.Errorf("stream: %d bytes %v", len(a.body), a.header)
+	if a := ask("GET", "/stream"); a.Body != "one"+strings.Repeat("2", 100<<10) || a.Header.Get("Content-Length") != "" {
+		t.Errorf("stream: %d bytes %v", len(a.Body), a.Header)
 	}
-	if a := ask("GET", "/long"); a.body != strings.Repeat("l", 200<<10) || a.header.Get("Content-Length") != "204800" {
-		t.Errorf("long: %d bytes %v", len(a.body), a.header)
+	if a := ask("GET", "/long"); a.Body != strings.Repeat("l", 200<<10) || a.Header.Get("Content-Length") != "204800" {
+		t.Errorf("long: %d bytes %v", len(a.Body), a.Header)
 	}
 	for _, path := range []string{"/", "/stream", "/long"} {
-		if a := ask("HEAD", path); a.status != 200 || a.body != "" || (a.header.Get("Content-Length") == "") != (path == "/stream") {
+		if a := ask("HEAD", path); a.Status != 200 || a.Body != "" || (a.Header.Get("Content-Length") == "") != (path == "/stream") {
 			t.Errorf("HEAD of %s: %+v", path, a)
 		}
 	}
-	if a := ask("GET", "/empty"); a.status != 204 || a.header.Get("Content-Length") != "" {
+	if a := ask("GET", "/empty"); a.Status != 204 || a.Header.Get("Content-Length") != "" {
 		t.Errorf("204: %+v", a)
 	}
 	a := ask("GET", "/fields")
-	if a.status != 424 || a.header.Get("A") != "b  C: d" || a.header.Get("Date") != "then" || len(a.header.Values("B")) != 2 ||
-		a.header.Get("Bad name") != "" || a.header.Get("Connection") != "" || a.header.Get("Content-Length") != "1" || a.header.Get("C") != "" {
+	if a.Status != 424 || a.Header.Get("A") != "b  C: d" || a.Header.Get("Date") != "then" || len(a.Header.Values("B")) != 2 ||
+		a.Header.Get("Bad name") != "" || a.Header.Get("Connection") != "" || a.Header.Get("Content-Length") != "1" || a.Header.Get("C") != "" {
 		t.Errorf("fields: %+v", a)
 	}
 	a = ask("GET", "/")
-	if d, err := time.Parse("Mon, 02 Jan 2006 15:04:05 GMT", a.header.Get("Date")); err != nil || time.Since(d).Abs() > time.Minute {
-		t.Errorf("date: %v, %v", a.header, err)
+	if d, err := time.Parse("Mon, 02 Jan 2006 15:04:05 GMT", a.Header.Get("Date")); err != nil || time.Since(d).Abs() > time.Minute {
+		t.Errorf("date: %v, %v", a.Header, err)
 	}
-	if a := ask("GET", "/hangup"); a.body != "x" || !a.close {
+	if a := ask("GET", "/hangup"); a.Body != "x" || !a.Close {
 		t.Errorf("the last one: %+v", a)
 	}
 	if _, err := r.ReadByte(); err != io.EOF {
@@ -82,9 +83,9 @@ func TestAnswers(t *testing.T) {
 		"GET /stream HTTP/1.0\r\n\r\n":                     "HTTP/1.1 200 OK\r\n*Connection: close\r\n\r\none" + strings.Repeat("2", 100<<10),
 		"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n": "HTTP/1.1 200 OK\r\n*Content-Length: 4\r\nConnection: keep-alive\r\n\r\ntext",
 	} {
-		conn := s.dial(t)
+		conn := testkit.Dial(t, s.addr)
 		io.WriteString(conn, request)
-		conn.(*net.TCPConn).CloseWrite()
+		conn.CloseWrite()
 		all, err := io.ReadAll(conn)
 		begin, end, _ := strings.Cut(want, "*")
 		if err != nil || !strings.HasPrefix(string(all), begin) || !strings.HasSuffix(string(all), end) {
@@ -114,8 +115,8 @@ func TestBrokenAnswers(t *testing.T) {
 		},
 	} {
 		s := newSite(t, h, http1.Config{})
-		for _, a := range s.talk(t, good+good, 1000) {
-			if a.status > 0 {
+		for _, a := range testkit.Talk(t, s.addr, good+good, 1000) {
+			if a.Status > 0 {
 				t.Errorf("%s: %+v", name, a)
 			}
 		}
@@ -131,7 +132,7 @@ func TestExpectation(t *testing.T) {
 		echo(ctx, r)
 	}, http1.Config{})
 	head := "POST %s HTTP/1.1\r\nHost: x\r\nExpect: 100-Continue\r\nContent-Length: 3\r\n\r\n"
-	conn := s.dial(t)
+	conn := testkit.Dial(t, s.addr)
 	r := bufio.NewReader(conn)
 	for range 2 {
 		fmt.Fprintf(conn, head, "/")
@@ -140,17 +141,17 @@ func TestExpectation(t *testing.T) {
 		}
 		r.ReadString('\n')
 		io.WriteString(conn, "abc")
-		if a := next(r, "POST"); a.body != "abc" {
+		if a := testkit.ReadAnswer(r, "POST"); a.Body != "abc" {
 			t.Errorf("%+v", a)
 		}
 	}
 	fmt.Fprintf(conn, head+"abc", "/") // who does not wait is not told
-	if a := next(r, "POST"); a.status != 200 || a.body != "abc" {
+	if a := testkit.ReadAnswer(r, "POST"); a.Status != 200 || a.Body != "abc" {
 		t.Errorf("%+v", a)
 	}
 	// Whether the body of a refused request comes is not known, so nothing can follow it.
 	fmt.Fprintf(conn, head, "/refused")
-	if a := next(r, "POST"); a.status != 401 || !a.close {
+	if a := testkit.ReadAnswer(r, "POST"); a.Status != 401 || !a.Close {
 		t.Errorf("%+v", a)
 	}
 	if _, err := r.ReadByte(); err != io.EOF {
@@ -175,7 +176,7 @@ func TestHangUp(t *testing.T) {
 		close(started)
 		select {
 		case <-ctx.Done():
-		case <-time.After(waitLimit):
+		case <-time.After(testkit.Limit):
 		}
 		wg.Wait()
 		<-child.Done()
@@ -184,7 +185,7 @@ func TestHangUp(t *testing.T) {
 		}
 		ended <- ctx.Err()
 	}, http1.Config{})
-	conn := s.dial(t)
+	conn := testkit.Dial(t, s.addr)
 	io.WriteString(conn, post("abc"))
 	<-started
 	conn.Close()
@@ -217,7 +218,7 @@ func TestAhead(t *testing.T) {
 		}
 	}, http1.Config{})
 	for _, split := range []int{0, 1, 5} { // how much of what follows comes together with the first request
-		conn := s.dial(t)
+		conn := testkit.Dial(t, s.addr)
 		r := bufio.NewReader(conn)
 		for range 3 {
 			follows := post("next") + post("over next")
@@ -227,7 +228,7 @@ func TestAhead(t *testing.T) {
 			time.Sleep(time.Millisecond) // for the bytes to be seen, which is not needed
 			goOn <- struct{}{}
 			for _, want := range []string{"waited", "next", "over next"} {
-				if a := next(r, "POST"); a.body != want {
+				if a := testkit.ReadAnswer(r, "POST"); a.Body != want {
 					t.Fatalf("got %+v, want %s", a, want)
 				}
 			}
@@ -250,7 +251,7 @@ func TestUnread(t *testing.T) {
 		"chunked, too long": {chunked + strings.Repeat("5\r\nabcde\r\n", 100<<10) + "0\r\n\r\n" + post("abc"), 1},
 		"chunked, bad":      {chunked + "3\r\nabcd\r\n0\r\n\r\n" + post("abc"), 1},
 	} {
-		if got := s.talk(t, c.bytes, 1<<30); len(got) != c.n || got[0].status != 401 {
+		if got := testkit.Talk(t, s.addr, c.bytes, 1<<30); len(got) != c.n || got[0].Status != 401 {
 			t.Errorf("%s: %v, want %d", name, got, c.n)
 		}
 	}
@@ -278,17 +279,17 @@ func TestTimeouts(t *testing.T) {
 		}
 	}, http1.Config{IdleTimeout: short, WriteTimeout: short})
 	for sent, want := range map[string]int{good: 200, "POST /deadline HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n": 408} {
-		conn := s.dial(t)
+		conn := testkit.Dial(t, s.addr)
 		io.WriteString(conn, sent)
 		r := bufio.NewReader(conn)
-		if a := next(r, "GET"); a.status != want {
+		if a := testkit.ReadAnswer(r, "GET"); a.Status != want {
 			t.Errorf("%+v, want %d", a, want)
 		}
 		if _, err := r.ReadByte(); !errors.Is(err, io.EOF) {
 			t.Errorf("after %d: %v", want, err)
 		}
 	}
-	io.WriteString(s.dial(t), get("/huge"))
+	io.WriteString(testkit.Dial(t, s.addr), get("/huge"))
 	if err := <-failed; !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("an answer that is not taken: %v", err)
 	}
@@ -304,14 +305,14 @@ func TestDrain(t *testing.T) {
 		}
 		echo(ctx, r)
 	}, http1.Config{Connection: func(n int) { open.Add(int64(n)) }})
-	idle, running := s.dial(t), s.dial(t)
+	idle, running := testkit.Dial(t, s.addr), testkit.Dial(t, s.addr)
 	io.WriteString(idle, good)
-	if a := next(bufio.NewReader(idle), "GET"); a.status != 200 || a.close {
+	if a := testkit.ReadAnswer(bufio.NewReader(idle), "GET"); a.Status != 200 || a.Close {
 		t.Fatalf("%+v", a)
 	}
 	io.WriteString(running, get("/wait"))
 	<-started
-	until(t, "two connections", func() bool { return open.Load() == 2 })
+	testkit.Until(t, "two connections", func() bool { return open.Load() == 2 })
 	drained := make(chan error, 1)
 	go func() { drained <- s.server.Drain(context.Background()) }()
 	if _, err := idle.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
@@ -323,7 +324,7 @@ func TestDrain(t *testing.T) {
 	default:
 	}
 	close(goOn)
-	if a := next(bufio.NewReader(running), "GET"); a.status != 200 || !a.close {
+	if a := testkit.ReadAnswer(bufio.NewReader(running), "GET"); a.Status != 200 || !a.Close {
 		t.Errorf("a request under way: %+v", a)
 	}
 	if err := <-drained; err != nil {

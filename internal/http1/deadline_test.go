@@ -1,6 +1,7 @@
 package http1_test
 
 import (
+	"portico/internal/testkit"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -222,7 +223,7 @@ func TestBoundsEnd(t *testing.T) {
 				synctest.Wait()
 			}
 			c.write(post("abc"))
-			if a := next(c.from, "GET"); a.status != 200 || a.body != "" {
+			if a := testkit.ReadAnswer(c.from, "GET"); a.Status != 200 || a.Body != "" {
 				b.t.Errorf("got %+v", a)
 			}
 			c.answer(200, "abc", false)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"portico/internal/http1"
+	"portico/internal/testkit"
 )
 
 const (
@@ -254,7 +255,7 @@ func TestDrainMeetsArrivals(t *testing.T) {
 			drain, wait := meet(b)
 			c.side.bounding = drain
 			c.write(good)
-			if a := next(c.from, "GET"); a.status != 200 || a.close {
+			if a := testkit.ReadAnswer(c.from, "GET"); a.Status != 200 || a.Close {
 				b.t.Errorf("got %+v", a)
 			}
 			wait()

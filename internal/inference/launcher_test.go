@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"portico/internal/compute"
+	"portico/internal/testkit"
 	"portico/workers"
 )
 
@@ -39,25 +40,8 @@ type process struct {
 	started time.Time
 	done    chan struct{}
 	exit    compute.Exit
-	output  *syncBuffer
+	output  *testkit.Buffer
 	taken   atomic.Bool // its exit was given to somebody
-}
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }
 
 // newProcesses lays out a scoring script. Every process is ended with the test.
@@ -124,7 +108,7 @@ func (l *processes) start(spec WorkerSpec) (*process, error) {
 		return nil, err
 	}
 	defer socket.Close()
-	p := &process{done: make(chan struct{}), output: &syncBuffer{}, started: time.Now()}
+	p := &process{done: make(chan struct{}), output: &testkit.Buffer{}, started: time.Now()}
 	p.cmd = exec.Command(python(l.t), filepath.Clean(l.runtime))
 	p.cmd.Env = append([]string{"AML_APP_ROOT=" + l.code, "AZUREML_ENTRY_SCRIPT=score.py", "PATH=/usr/bin:/bin"}, l.env...)
 	p.cmd.ExtraFiles = []*os.File{socket, page}

@@ -18,6 +18,7 @@ import (
 	"portico/internal/route"
 	"portico/internal/store"
 	"portico/internal/store/sqlite"
+	"portico/internal/testkit"
 )
 
 // backend is an engine in memory: what is ensured becomes ready at once, unless hold is set.
@@ -287,17 +288,6 @@ func (f *fixture) deploy(name string, edit func(*online.DeploymentSpec)) *store.
 	return f.put(ws.Deployment("ep1", name), spec)
 }
 
-// eventually waits for a condition that the loop brings about.
-func (f *fixture) eventually(what string, ok func() bool) {
-	f.t.Helper()
-	for deadline := time.Now().Add(90 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
-		if ok() {
-			return
-		}
-	}
-	f.t.Fatalf("never came: %s", what)
-}
-
 func (f *fixture) status(name string) (st online.DeploymentStatus) {
 	_ = f.store.View(f.t.Context(), func(r store.Reader) error {
 		d, err := store.Get[online.DeploymentSpec, online.DeploymentStatus](r, ws.Deployment("ep1", name))
@@ -325,14 +315,14 @@ func TestLoopCreatesRoutesScalesAndDeletes(t *testing.T) {
 	e := f.put(ws.Endpoint("ep1"), online.EndpointSpec{AuthMode: online.AuthKey, Traffic: online.Traffic{"blue": 100}})
 	f.update(func(tx store.Tx) error { return tx.PutSecret(e.UID, online.SecretPrimaryKey, "k1") })
 	f.deploy("blue", nil)
-	f.eventually("blue serves", func() bool {
+	testkit.Until(f.t, "blue serves", func() bool {
 		st := f.status("blue")
 		return st.ObservedGeneration == 1 && st.State == online.StateSucceeded
 	})
 	if op := f.operation("op-blue-1"); op.State != online.OperationSucceeded || op.End.IsZero() {
 		t.Fatalf("operation: %+v", op)
 	}
-	f.eventually("the table routes to blue", func() bool {
+	testkit.Until(f.t, "the table routes to blue", func() bool {
 		table := f.tables.get()
 		if table == nil {
 			return false
@@ -345,17 +335,17 @@ func TestLoopCreatesRoutesScalesAndDeletes(t *testing.T) {
 		return miss == route.Hit && len(d.Instances) == 1
 	})
 	f.deploy("blue", func(s *online.DeploymentSpec) { s.InstanceCount = 3 })
-	f.eventually("blue has three instances", func() bool {
+	testkit.Until(f.t, "blue has three instances", func() bool {
 		st := f.status("blue")
 		return st.ObservedGeneration == 2 && len(st.Instances) == 3 && st.Current.Generation == 1
 	})
-	f.eventually("three intervals are open", func() bool { return f.openIntervals() == 3 })
+	testkit.Until(f.t, "three intervals are open", func() bool { return f.openIntervals() == 3 })
 	f.update(func(tx store.Tx) error { return tx.MarkDeleting(ws.Endpoint("ep1"), "test", time.Now()) })
-	f.eventually("everything is gone", func() bool {
+	testkit.Until(f.t, "everything is gone", func() bool {
 		err := f.store.View(t.Context(), func(r store.Reader) error { _, err := r.Get(ws.Endpoint("ep1")); return err })
 		return errors.Is(err, store.ErrNotFound) && f.openIntervals() == 0
 	})
-	f.eventually("the table is empty", func() bool { return f.tables.get().Match("ep1") == nil })
+	testkit.Until(f.t, "the table is empty", func() bool { return f.tables.get().Match("ep1") == nil })
 }
 
 func (f *fixture) openIntervals() int {
@@ -381,7 +371,7 @@ func TestLoopFailureIsTold(t *testing.T) {
 	f.run()
 	f.put(ws.Endpoint("ep1"), online.EndpointSpec{AuthMode: online.AuthKey})
 	f.deploy("blue", nil)
-	f.eventually("the operation fails", func() bool { return f.operation("op-blue-1").State == online.OperationFailed })
+	testkit.Until(f.t, "the operation fails", func() bool { return f.operation("op-blue-1").State == online.OperationFailed })
 	if op := f.operation("op-blue-1"); op.Error.Code != online.CodeImageBuildFailure || !strings.Contains(op.Error.Message, "nosuchpackage") {
 		t.Fatalf("operation: %+v", op)
 	}
@@ -396,9 +386,9 @@ func TestLoopCapacityIsTold(t *testing.T) {
 	f.run()
 	f.put(ws.Endpoint("ep1"), online.EndpointSpec{AuthMode: online.AuthKey})
 	f.deploy("blue", func(s *online.DeploymentSpec) { s.InstanceCount = 2 })
-	f.eventually("two fit", func() bool { return f.operation("op-blue-1").State == online.OperationSucceeded })
+	testkit.Until(f.t, "two fit", func() bool { return f.operation("op-blue-1").State == online.OperationSucceeded })
 	f.deploy("blue", func(s *online.DeploymentSpec) { s.InstanceCount = 3 })
-	f.eventually("three do not", func() bool { return f.operation("op-blue-2").State == online.OperationFailed })
+	testkit.Until(f.t, "three do not", func() bool { return f.operation("op-blue-2").State == online.OperationFailed })
 	if op := f.operation("op-blue-2"); op.Error.Code != online.CodeOutOfQuota || !strings.Contains(op.Error.Message, "room for 2") {
 		t.Fatalf("operation: %+v", op)
 	}
@@ -417,7 +407,7 @@ func TestLoopStartsNothingBeforeTheEngineHasSpoken(t *testing.T) {
 	f.backend.mu.Lock()
 	close(f.backend.synced)
 	f.backend.mu.Unlock()
-	f.eventually("blue serves", func() bool { return f.status("blue").State == online.StateSucceeded })
+	testkit.Until(f.t, "blue serves", func() bool { return f.status("blue").State == online.StateSucceeded })
 	if f.backend.early {
 		t.Fatal("the loop acted before the engine's list was in")
 	}
@@ -428,7 +418,7 @@ func TestLoopRestartStartsNothingTwiceAndEndsOrphans(t *testing.T) {
 	f.run()
 	f.put(ws.Endpoint("ep1"), online.EndpointSpec{AuthMode: online.AuthKey})
 	f.deploy("blue", nil)
-	f.eventually("blue serves", func() bool { return f.status("blue").State == online.StateSucceeded })
+	testkit.Until(f.t, "blue serves", func() bool { return f.status("blue").State == online.StateSucceeded })
 	f.stop()
 	f.backend.mu.Lock()
 	started := f.backend.next
@@ -436,7 +426,7 @@ func TestLoopRestartStartsNothingTwiceAndEndsOrphans(t *testing.T) {
 		Instances: []compute.Instance{{ID: "lost-1", State: online.InstanceReady}}}
 	f.backend.mu.Unlock()
 	f.run()
-	f.eventually("the orphan is gone", func() bool {
+	testkit.Until(f.t, "the orphan is gone", func() bool {
 		f.backend.mu.Lock()
 		defer f.backend.mu.Unlock()
 		_, there := f.backend.sets["lost-g1"]
@@ -457,7 +447,7 @@ func TestLoopManyChangesAtOnce(t *testing.T) {
 			f.deploy(fmt.Sprintf("d%d", i), func(s *online.DeploymentSpec) { s.Request.MaxConcurrent = round })
 		}
 	}
-	f.eventually("all are in force", func() bool {
+	testkit.Until(f.t, "all are in force", func() bool {
 		for i := range n {
 			if st := f.status(fmt.Sprintf("d%d", i)); st.ObservedGeneration != 2 || st.State != online.StateSucceeded {
 				return false
@@ -465,7 +455,7 @@ func TestLoopManyChangesAtOnce(t *testing.T) {
 		}
 		return true
 	})
-	f.eventually("one set each is left", func() bool {
+	testkit.Until(f.t, "one set each is left", func() bool {
 		f.backend.mu.Lock()
 		defer f.backend.mu.Unlock()
 		return len(f.backend.sets) == n

@@ -123,7 +123,7 @@ func (s *scoring) target() string {
 // field gives the first value of a field of the request; name is in lower case.
 func (s *scoring) field(name string) string {
 	for _, f := range s.Header {
-		if len(f.Name) == len(name) && strings.EqualFold(f.Name, name) {
+		if http1.EqualFold(f.Name, name) {
 			return f.Value
 		}
 	}
@@ -326,7 +326,7 @@ func (h *inferHandler) refuse(ctx context.Context, s *scoring, err error) {
 func endToEnd(header []http1.Field) []inference.Field {
 	fields := header
 	for _, f := range header {
-		if !strings.EqualFold(f.Name, "connection") {
+		if !http1.EqualFold(f.Name, "connection") {
 			continue
 		}
 		for name := range strings.SplitSeq(f.Value, ",") {

@@ -17,6 +17,7 @@ import (
 
 	"portico/internal/inference"
 	"portico/internal/online"
+	"portico/internal/testkit"
 )
 
 const standaloneScript = `
@@ -98,16 +99,6 @@ def run_batch(items):
 	}
 }
 
-// eventually waits for what the program does by itself.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(90 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("never came: %s", what)
-		}
-	}
-}
-
 // TestInferReload: changed code is taken up without a failed request, and code that cannot serve changes nothing.
 func TestInferReload(t *testing.T) {
 	var script string
@@ -151,9 +142,9 @@ func TestInferReload(t *testing.T) {
 		}
 	})
 	write("def init(): pass\ndef run(d): return {'version': 2}\n")
-	eventually(t, "the new code answers", func() bool { return answer() == `{"version": 2}` })
+	testkit.Until(t, "the new code answers", func() bool { return answer() == `{"version": 2}` })
 	write("def init(): raise ValueError('broken')\ndef run(d): return {'version': 3}\n")
-	eventually(t, "the broken code was tried", func() bool {
+	testkit.Until(t, "the broken code was tried", func() bool {
 		printed, err := os.ReadFile(run.output)
 		return err == nil && strings.Contains(string(printed), "ValueError: broken")
 	})
@@ -161,7 +152,7 @@ func TestInferReload(t *testing.T) {
 		t.Errorf("after broken code: %s", got)
 	}
 	write("def init(): pass\ndef run(d): return {'version': 4}\n")
-	eventually(t, "the mended code answers", func() bool { return answer() == `{"version": 4}` })
+	testkit.Until(t, "the mended code answers", func() bool { return answer() == `{"version": 4}` })
 	close(stop)
 	wg.Wait()
 }

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"portico/internal/testkit"
 	"portico/test/harness"
 )
 
@@ -46,7 +47,7 @@ type server struct {
 	t     *testing.T
 	dir   string // data directory
 	ready harness.Ready
-	log   *harness.Buffer
+	log   *testkit.Buffer
 	http  *http.Client
 	token string
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"portico/internal/testkit"
 	"portico/test/harness"
 )
 
@@ -218,7 +219,7 @@ func TestMLflowFlavors(t *testing.T) {
 func inferModel(t *testing.T, model string, flags ...string) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "ready.json")
-	var log harness.Buffer
+	var log testkit.Buffer
 	cmd := exec.Command(binary, append([]string{"infer", "--model_dir", model, "--port", "0", "--ready-file", file}, flags...)...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = t.TempDir(), &log, &log
 	if err := cmd.Start(); err != nil {

@@ -1,7 +1,6 @@
 package harness
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -12,11 +11,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sync"
 	"syscall"
 	"time"
 
 	"portico/internal/host"
+	"portico/internal/testkit"
 )
 
 // Bounds of every wait. They are reached only when what is waited for never comes.
@@ -51,25 +50,6 @@ func Program() (binary string, remove func(), err error) {
 	return binary, remove, nil
 }
 
-// Buffer keeps what a process prints. It may be read while the process runs.
-type Buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-// Write implements io.Writer.
-func (l *Buffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *Buffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 // Ready is the ready file of a server.
 type Ready struct {
 	PID            int    `json:"pid"`
@@ -83,11 +63,11 @@ type Ready struct {
 
 // Server is one `portico serve` with its data directory. It may be started again after it ended.
 type Server struct {
-	Dir   string   // the data directory
-	Flags []string // of serve, beside the data directory
-	Env   []string // nil: this process's environment
-	Ready Ready    // of the newest start
-	Log   Buffer   // of all starts
+	Dir   string         // the data directory
+	Flags []string       // of serve, beside the data directory
+	Env   []string       // nil: this process's environment
+	Ready Ready          // of the newest start
+	Log   testkit.Buffer // of all starts
 
 	binary string
 	cmd    *exec.Cmd

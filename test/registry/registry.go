@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"portico/internal/testkit"
 	"portico/test/harness"
 )
 
@@ -69,7 +70,7 @@ http: {net: unix, addr: %s, relativeurls: true, secret: of-this-test}
 	files := map[string]string{"passwords": passwordLine, "config.yml": config}
 	harness.Files(t, dir, files)
 
-	var log harness.Buffer
+	var log testkit.Buffer
 	cmd := exec.Command(path, "serve", filepath.Join(dir, "config.yml")) //nolint:noctx // the cleanup ends it
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {
