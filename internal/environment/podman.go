@@ -65,6 +65,8 @@ func (p podman) run(ctx context.Context, out io.Writer, say *stepOutput, args ..
 	cmd.SysProcAttr = diesWithServer(&syscall.SysProcAttr{Setpgid: true})
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = stopGrace
+	runtime.LockOSThread() // it must not end before podman does
+	defer runtime.UnlockOSThread()
 	err := cmd.Run()
 	if ctx.Err() != nil {
 		return context.Cause(ctx)

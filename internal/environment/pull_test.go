@@ -175,6 +175,8 @@ func TestPullFaults(t *testing.T) {
 	reg := registry.Start(t, false)
 	s.more = map[string]string{"CONTAINERS_REGISTRIES_CONF": registry.Trusted(t, reg.Address)}
 	s.push(reg, "words:1", strings.Repeat("content ", 1000))
+	downloads := t.TempDir() // where podman would put them by itself
+	s.more["TMPDIR"] = downloads
 	name := reg.Address + "/words:1"
 	for what, c := range map[string]struct {
 		fault  registry.Fault
@@ -222,9 +224,13 @@ func TestPullFaults(t *testing.T) {
 			if !online.IsCode(err, online.CodeImageBuildFailure) || !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error()+log.String(), b.cfg.Dir) {
 				t.Errorf("%v\n%s", err, &log)
 			}
-			work, err := os.ReadDir(filepath.Join(b.cfg.Dir, workDir))
-			if left := s.left(b) + s.run(nil, "images", "--quiet", "--all"); err != nil || left != "" || len(work) > 0 {
-				t.Errorf("left: %s %v %v", left, work, err)
+			for _, dir := range []string{filepath.Join(b.cfg.Dir, workDir), downloads} {
+				if parts, err := os.ReadDir(dir); err != nil || len(parts) > 0 {
+					t.Errorf("left in %s: %v %v", dir, parts, err)
+				}
+			}
+			if left := s.left(b) + s.run(nil, "images", "--quiet", "--all"); left != "" {
+				t.Errorf("left: %s", left)
 			}
 			// The same version has the whole image as soon as the registry gives it.
 			i, err := b.EnsureImage(t.Context(), "words:1", name, nil)
