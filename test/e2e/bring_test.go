@@ -58,6 +58,7 @@ func distribution(t *testing.T) []byte {
 	add(tar.Header{Name: "home/server/", Typeflag: tar.TypeDir, Mode: 0o750, Uid: 1000, Gid: 1001}, "")
 	add(tar.Header{Name: "home/server/secret", Mode: 0o400, Uid: 1000, Gid: 1001}, "of the user")
 	add(tar.Header{Name: "home/server/work/start.sh", Mode: 0o755}, "#!/bin/sh\nset -e\nexport MADE=\"$GREETING, $SECRET\"\nexec serve \"$@\" more\n")
+	add(tar.Header{Name: "lacks.sh", Mode: 0o755}, "#!/bin/bash\n")
 	add(tar.Header{Name: "usr/bin/gives", Mode: 0o6755}, "rights")
 	add(tar.Header{Name: "srv/one", Mode: 0o644}, "linked")
 	add(tar.Header{Name: "srv/two", Typeflag: tar.TypeLink, Linkname: "srv/one"}, "")
@@ -108,6 +109,8 @@ CMD ["8501"]
 		"script.yml":   imageYAML("script", "localhost/brought:script", "instance_count: 1"),
 		"shell.yml":    imageYAML("shell", "localhost/brought:shell", "instance_count: 1"),
 		"nothing.yml":  imageYAML("nothing", "localhost/brought:nothing", "instance_count: 1"),
+		"ends.yml":     imageYAML("ends", "localhost/brought:shell", "instance_count: 1", "command: sh -c 'echo there is no model here >&2; exit 7'"),
+		"lacks.yml":    imageYAML("lacks", "localhost/brought:shell", "instance_count: 1", "command: /lacks.sh"),
 	})
 	s.must("ml", "online-endpoint", "create", "-f", filepath.Join(dir, "endpoint.yml"), "-o", "none")
 
@@ -139,8 +142,16 @@ CMD ["8501"]
 		t.Errorf("shell: %d %s", a.status, a.body)
 	}
 
-	r := s.cli("ml", "online-deployment", "create", "-f", filepath.Join(dir, "nothing.yml"), "-o", "none")
-	if r.code == 0 || !strings.Contains(r.err, "names no program to start") {
-		t.Errorf("nothing: %d %s", r.code, r.err)
+	// What cannot be started says what to mend.
+	for name, wants := range map[string][]string{
+		"nothing": {"names no program to start"}, "ends": {"exited with status 7", "there is no model here"},
+		"lacks": {`the interpreter of its first line, "/bin/bash", is not`},
+	} {
+		r := s.cli("ml", "online-deployment", "create", "-f", filepath.Join(dir, name+".yml"), "-o", "none")
+		for _, want := range wants {
+			if r.code == 0 || !strings.Contains(r.err, want) {
+				t.Errorf("%s: %d %s", name, r.code, r.err)
+			}
+		}
 	}
 }

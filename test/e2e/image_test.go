@@ -76,10 +76,10 @@ func (s *imageStore) build(tag, more string) {
 	s.podman("build", "--quiet", "--tag", tag, ".")
 }
 
-// holds looks for a text in all that podman has stored.
-func (s *imageStore) holds(text string) (found string) {
-	s.t.Helper()
-	err := filepath.WalkDir(s.graph, func(path string, d fs.DirEntry, err error) error {
+// holding finds a file that holds a text.
+func holding(t *testing.T, dir, text string) (found string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}
@@ -90,7 +90,7 @@ func (s *imageStore) holds(text string) (found string) {
 		return err
 	})
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return found
 }
@@ -207,10 +207,10 @@ func TestImage(t *testing.T) {
 	})
 
 	// What a deployment is told is nowhere in podman's store.
-	if at := images.holds("SECRET=open"); at == "" {
+	if at := holding(t, images.graph, "SECRET=open"); at == "" {
 		t.Error("the image's own variables are not found either")
 	}
-	if at := images.holds("SECRET=quite"); at != "" {
+	if at := holding(t, images.graph, "SECRET=quite"); at != "" {
 		t.Errorf("%s holds a variable of the deployment", at)
 	}
 	if left := strings.TrimSpace(images.podman("ps", "--all", "--quiet")); left != "" {
@@ -224,6 +224,14 @@ func TestImage(t *testing.T) {
 	r := s.cli("ml", "online-deployment", "create", "-f", filepath.Join(dir, "gone.yml"), "-o", "none")
 	if r.code == 0 || !strings.Contains(r.err, "ImageBuildFailure") || !strings.Contains(r.err, "localhost/none:1") {
 		t.Errorf("gone: %d %s", r.code, r.err)
+	}
+
+	// The end is the signal that the image names.
+	if code := s.stop(); code != 0 {
+		t.Errorf("the server ends with %d", code)
+	}
+	if holding(t, s.dir, "the server was asked to end") == "" {
+		t.Error("no program was asked to end by the image's signal")
 	}
 }
 

@@ -9,7 +9,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"portico/test/harness"
 	"portico/test/registry"
 )
 
@@ -78,12 +80,27 @@ func TestImageFromRegistry(t *testing.T) {
 		}
 		next.ServeHTTP(w, r)
 	})
+	await := func(what string, ch <-chan struct{}) {
+		select {
+		case <-ch:
+		case <-time.After(harness.WaitTimeout):
+			t.Fatal("never came: " + what)
+		}
+	}
+	// Who deletes the deployment in the middle of a layer does not wait for the registry.
+	dir := files(t, map[string]string{
+		"slow.yml": imageYAML("slow", name+":slow", "instance_count: 1"), "wrong.yml": imageYAML("wrong", name+":slow", "instance_count: 1"),
+	})
+	s.must("ml", "online-deployment", "create", "-f", filepath.Join(dir, "wrong.yml"), "--no-wait", "-o", "none")
+	await("the registry is asked for a layer", hangs)
+	s.must("ml", "online-deployment", "delete", "-n", "wrong", "-e", "boxed", "--yes", "-o", "none")
+	await("the pull ends with its deployment", gone)
+
 	// A server that is killed in the middle of a layer takes the pull along. The next one begins it again, within its limit.
-	dir := files(t, map[string]string{"d.yml": imageYAML("slow", name+":slow", "instance_count: 1")})
-	s.must("ml", "online-deployment", "create", "-f", filepath.Join(dir, "d.yml"), "--no-wait", "-o", "none")
-	<-hangs
+	s.must("ml", "online-deployment", "create", "-f", filepath.Join(dir, "slow.yml"), "--no-wait", "-o", "none")
+	await("the registry is asked for a layer", hangs)
 	s.kill()
-	<-gone
+	await("the pull ends with the server", gone)
 	flags := s.Flags
 	s.Flags = append(slices.Clone(flags), "--image-pull-timeout", "1s")
 	s.up()
