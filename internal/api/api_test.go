@@ -38,7 +38,7 @@ func TestLongRunningOperations(t *testing.T) {
 	if r := s.do("GET", location, "").want(202); r.header.Get("Location") == "" {
 		t.Errorf("result of a running operation: %v", r.header)
 	}
-	s.settle()
+	s.Settle()
 	if p := s.do("GET", poll, "").want(200); p.get("status") != "Succeeded" || p.get("percentComplete") != 100.0 {
 		t.Errorf("poll: %s", p.body)
 	}
@@ -59,21 +59,21 @@ func TestLongRunningOperations(t *testing.T) {
 		if d.header.Get("Azure-AsyncOperation") == "" || d.header.Get("Location") == "" {
 			t.Errorf("deployment PUT %d: %v", i, d.header)
 		}
-		s.settle()
+		s.Settle()
 	}
 	patched := s.do("PATCH", fraud+"/deployments/blue", `{"sku":{"capacity":2},"tags":{"a":"b"}}`).want(202)
 	if patched.get("sku.capacity") != 2.0 || patched.get("properties.provisioningState") != "Updating" {
 		t.Errorf("patch: %s", patched.body)
 	}
-	s.settle()
+	s.Settle()
 	s.do("PATCH", fraud, `{"tags":{"a":"b"}}`).want(202)
-	s.settle()
+	s.Settle()
 
 	gone := s.do("DELETE", fraud+"/deployments/blue", "").want(202)
 	if strings.TrimSpace(gone.body) != "null" {
 		t.Errorf("body of a deletion: %q", gone.body)
 	}
-	s.settle()
+	s.Settle()
 	s.do("GET", gone.header.Get("Location"), "").want(204)
 	s.do("DELETE", fraud+"/deployments/blue", "").want(204)
 	s.do("GET", wsPath+"/../"+"x", "")
@@ -145,9 +145,9 @@ func TestBadRequests(t *testing.T) {
 	s.assets()
 	s.do("PUT", fraud, `{}`).want(201)
 	s.do("PUT", fraud+"/deployments/blue", deploymentBody).want(201)
-	s.settle()
+	s.Settle()
 	s.do("PUT", fraud, `{"properties":{"traffic":{"blue":100}}}`).want(200)
-	s.settle()
+	s.Settle()
 	etag := s.do("GET", fraud, "").header.Get("ETag")
 	deployment := fraud + "/deployments/green"
 	with := func(old, new string) string { return strings.Replace(deploymentBody, old, new, 1) }
@@ -355,7 +355,7 @@ func TestKeysLogsAndPorticosOwn(t *testing.T) {
 	}
 
 	first := s.do("PUT", fraud+"/deployments/blue", deploymentBody).want(201)
-	s.settle()
+	s.Settle()
 	if a := s.do("POST", fraud+"/deployments/blue/getLogs", "").want(200); a.get("content") != "line\n" {
 		t.Error(a.body)
 	}
@@ -363,7 +363,7 @@ func TestKeysLogsAndPorticosOwn(t *testing.T) {
 		t.Error(a.body)
 	}
 	s.do("PATCH", fraud+"/deployments/blue", `{"sku":{"capacity":3}}`).want(202)
-	s.settle()
+	s.Settle()
 	revs := s.do("GET", fraud+"/deployments/blue/revisions", "").want(200)
 	if revs.get("value.0.inForce") != true || revs.get("value.0.sku.capacity") != 3.0 || revs.get("value.0.properties.environmentVariables.A") != "[redacted]" {
 		t.Error(revs.body)
@@ -373,7 +373,7 @@ func TestKeysLogsAndPorticosOwn(t *testing.T) {
 		`{"revision":`+number+`}`).want(202); a.get("sku.capacity") != 1.0 || a.get("properties.environmentVariables.A") != "1" {
 		t.Error(a.body)
 	}
-	s.settle()
+	s.Settle()
 	if a := s.do("GET", fraud+"/metrics?since=PT10M&deployment=blue", "").want(200); a.get("total.endpoint") != "fraud" {
 		t.Error(a.body)
 	}

@@ -188,9 +188,7 @@ func TestBlobGrants(t *testing.T) {
 	s.do("GET", base+"/x", "").want(200) // a principal with a token needs no grant
 	s.do("DELETE", base+"/x", "").want(202)
 	s.do("GET", base+"/x", "").wantBlobError(404, "BlobNotFound")
-	s.mu.Lock()
-	s.clock = s.clock.Add(2 * time.Hour)
-	s.mu.Unlock()
+	s.Pass(2 * time.Hour)
 	put(base+"/x", q).wantBlobError(403, "AuthenticationFailed")
 }
 

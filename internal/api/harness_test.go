@@ -3,27 +3,22 @@ package api
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"portico/internal/access"
-	"portico/internal/artifact"
 	"portico/internal/control"
+	"portico/internal/control/controltest"
 	"portico/internal/cost"
 	"portico/internal/online"
-	"portico/internal/store"
-	"portico/internal/store/sqlite"
 	"portico/internal/telemetry"
 	"portico/internal/testkit"
-	"portico/internal/vault"
 )
 
 const (
@@ -35,17 +30,14 @@ const (
 // site is a management listener over a real store and real uploads, with a hand that plays reconcile.
 type site struct {
 	*httptest.Server
-	t     testing.TB
-	store store.Store
-	api   *API
+	*controltest.Ground
+	t   testing.TB
+	api *API
+	log *testkit.Buffer
 
 	identities *control.Identities
-	// metrics keeps what a test records for a hundred years of the real clock.
-	metrics *telemetry.Telemetry
-	log     *testkit.Buffer
 
 	mu    sync.Mutex
-	clock time.Time
 	ready error
 	logs  func(control.LogQuery) (io.ReadCloser, error)
 }
@@ -54,23 +46,8 @@ func (s *site) Logs(_ context.Context, q control.LogQuery) (io.ReadCloser, error
 	return s.logs(q)
 }
 
-// Minutes and Connections: what a test recorded, and two connections in every minute up to the clock.
-func (s *site) Minutes(endpoint string, since, until time.Time) []telemetry.Series {
-	return s.metrics.Minutes(endpoint, since, until)
-}
-
 func (s *site) CollectedMinutes(endpoint string, since, until time.Time) []telemetry.CollectedMinute {
-	return s.metrics.CollectedMinutes(endpoint, since, until)
-}
-
-func (s *site) Connections(since, until time.Time) []telemetry.ConnectionMinute {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var out []telemetry.ConnectionMinute
-	for at := since.Truncate(time.Minute); at.Before(until) && !at.After(s.clock); at = at.Add(time.Minute) {
-		out = append(out, telemetry.ConnectionMinute{Time: at, Active: 2, Most: 3, Least: 1, Opened: 30})
-	}
-	return out
+	return s.Measured.CollectedMinutes(endpoint, since, until)
 }
 
 func (s *site) Query(endpoint string, since, until time.Time) telemetry.Summary {
@@ -78,54 +55,24 @@ func (s *site) Query(endpoint string, since, until time.Time) telemetry.Summary 
 		Deployments: []telemetry.Row{}}
 }
 
-func (s *site) tick() time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.clock = s.clock.Add(time.Second)
-	return s.clock
-}
-
-// testKey is made once: making one takes long.
-var testKey = sync.OnceValues(access.NewSigningKey)
-
 func newSite(t testing.TB) *site {
 	t.Helper()
-	ctx, dir := context.Background(), t.TempDir()
-	s := &site{t: t, log: &testkit.Buffer{}, clock: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
+	ctx := context.Background()
+	s := &site{t: t, log: &testkit.Buffer{}}
 	s.logs = func(control.LogQuery) (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("line\n")), nil }
 	log := slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	v, err := vault.OpenOrCreate(filepath.Join(dir, "master.key"))
+	s.Ground = controltest.Open(t, t.TempDir(), log)
+	var err error
+	s.identities, err = control.OpenIdentities(ctx, control.IdentityConfig{Store: s.Records, Administrator: token1,
+		Issuer: func(tenant string) string { return "https://issuer/" + tenant + "/v2.0" }, NewKey: controltest.SigningKey, Now: s.Tick})
 	if err != nil {
 		t.Fatal(err)
 	}
-	db, err := sqlite.Open(ctx, filepath.Join(dir, "store.db"), v, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = db.Close() })
-	s.store = db
-	trees, err := artifact.Open(filepath.Join(dir, "artifacts"), artifact.DefaultLimits())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if s.metrics, err = telemetry.New(telemetry.Config{Retention: 100 * 365 * 24 * time.Hour}, log); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.metrics.Close() })
-	uploads, err := artifact.OpenUploads(filepath.Join(dir, "uploads"), s.tick)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.identities, err = control.OpenIdentities(ctx, control.IdentityConfig{Store: db, Administrator: token1,
-		Issuer: func(tenant string) string { return "https://issuer/" + tenant + "/v2.0" }, NewKey: testKey, Now: s.tick})
-	if err != nil {
-		t.Fatal(err)
-	}
-	service, err := control.New(ctx, control.Config{Store: db, Identities: s.identities, Artifacts: trees, Uploads: uploads,
+	service, err := control.New(ctx, control.Config{Store: s.Records, Identities: s.identities, Artifacts: s.Trees, Uploads: s.Blobs,
 		Catalogue: online.Catalogue{Types: online.AzureTypes()}, Logs: s, Metrics: s, Caches: s,
 		Prices: cost.Prices{PerHour: map[string]float64{"standard_ds3_v2": 0.25}},
 		Default: online.WorkspaceID{Subscription: "sub", ResourceGroup: "group",
-			Name: "home"}, Location: "local", Now: s.tick, Logger: log})
+			Name: "home"}, Location: "local", Now: s.Tick, Logger: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,8 +80,8 @@ func newSite(t testing.TB) *site {
 		Audiences: []string{"https://management.azure.com"}}
 	who.Add(token1, online.Principal{ID: "1", Name: "admin"})
 	who.Add(token2, online.Principal{ID: "2", Name: "mallory"})
-	s.api = New(Config{Control: service, Access: &who, Uploads: uploads,
-		Identity:   NewIdentity(s.identities, "", s.tick, log),
+	s.api = New(Config{Control: service, Access: &who, Uploads: s.Blobs,
+		Identity:   NewIdentity(s.identities, "", s.Tick, log),
 		ScoringURI: func(e, path string) string { return "https://score/endpoints/" + e + path },
 		SwaggerURI: func(e string) string { return "https://score/endpoints/" + e + "/swagger.json" },
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -235,46 +182,6 @@ func (a answer) wantError(status int, code online.Code, target string) answer {
 		a.t.Fatal("no request id")
 	}
 	return a
-}
-
-// settle does what reconcile would do when everything works.
-func (s *site) settle() {
-	s.t.Helper()
-	err := s.store.Update(context.Background(), func(tx store.Tx) error {
-		for _, prefix := range []string{"deployments/", "onlineendpoints/"} {
-			recs, err := tx.List(prefix, store.Page{})
-			if err != nil {
-				return err
-			}
-			for _, rec := range recs {
-				if err := settleOne(tx, rec, s.tick()); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-}
-
-func settleOne(tx store.Tx, rec *store.Record, now time.Time) error {
-	ops, err := tx.Operations(rec.UID, true)
-	if err != nil {
-		return err
-	}
-	for _, op := range ops {
-		op.State, op.End = online.OperationSucceeded, now
-		if err := tx.PutOperation(op); err != nil {
-			return err
-		}
-	}
-	if !rec.Deleting.IsZero() {
-		return tx.Remove(rec.ID, "", now)
-	}
-	doc, err := json.Marshal(map[string]any{"observedGeneration": rec.Generation, "state": online.StateSucceeded})
-	return errors.Join(err, tx.PutStatus(rec.ID, rec.UID, doc))
 }
 
 // assets uploads and registers what a deployment needs, over the wire, as a client does.

@@ -180,7 +180,7 @@ func TestGuessingIsBounded(t *testing.T) {
 	// The clock of the site moves by a second with each reading, so the bucket never empties by itself: the limiter
 	// is
 	// filled first, at a time that stands still.
-	now := s.tick()
+	now := s.Tick()
 	for range access.AttemptBurst {
 		s.api.Identity.limits.Allow("address 127.0.0.1", now.AddDate(0, 0, 1))
 	}
@@ -249,7 +249,7 @@ func TestIdentityListener(t *testing.T) {
 	ask := func(imds, path string, header ...string) answer {
 		t.Helper()
 		l := httptest.NewUnstartedServer(nil)
-		l.Config = NewIdentityServer(NewIdentity(s.identities, imds, s.tick, s.api.Logger), "/collect", http.NotFoundHandler())
+		l.Config = NewIdentityServer(NewIdentity(s.identities, imds, s.Tick, s.api.Logger), "/collect", http.NotFoundHandler())
 		l.Start()
 		defer l.Close()
 		req, err := http.NewRequest(http.MethodGet, l.URL+path, nil)
@@ -361,9 +361,9 @@ func TestPrincipalNamesTheActivity(t *testing.T) {
 	if made.get("systemData.createdBy") != "release-bot" || made.get("identity.tenantId") != s.tenant() {
 		t.Errorf("%s", made.body)
 	}
-	s.settle()
+	s.Settle()
 	token := s.do("POST", wsPath+"/onlineEndpoints/fraud/token", "", "Authorization", bearer).want(200)
-	issued := s.clock.Unix()
+	issued := s.Now().Unix()
 	if token.get("tokenType") != "Bearer" ||
 		token.get("expiryTimeUtc").(float64)-token.get("refreshAfterTimeUtc").(float64) != 12*3600 ||
 		token.get("expiryTimeUtc").(float64)-float64(issued) > 24*3600 ||

@@ -19,14 +19,14 @@ import (
 
 // scored records a request that ended at a moment.
 func (s *site) scored(deployment string, at time.Time, status, model int, took time.Duration) {
-	s.metrics.Record(&telemetry.Record{Arrival: at.Add(-took), Endpoint: "fraud", Deployment: deployment, Status: status,
+	s.Measured.Record(&telemetry.Record{Arrival: at.Add(-took), Endpoint: "fraud", Deployment: deployment, Status: status,
 		ModelStatus: model, Total: took, RequestBytes: 30, ResponseBytes: 30})
 }
 
 // existed records that an instance of fraud/blue existed.
 func (s *site) existed(instance string, start, end time.Time) {
 	s.t.Helper()
-	err := s.store.Update(context.Background(), func(tx store.Tx) error {
+	err := s.Records.Update(context.Background(), func(tx store.Tx) error {
 		id := online.WorkspaceID{Subscription: "sub", ResourceGroup: "group", Name: "home"}.Deployment("fraud", "blue")
 		rec, err := tx.Get(id)
 		if err != nil {
@@ -47,9 +47,9 @@ func fraudSite(t *testing.T) *site {
 	s := newSite(t)
 	s.assets()
 	s.do("PUT", fraud, `{"location":"local","tags":{"team":"risk"},"properties":{"authMode":"Key"}}`).want(201)
-	s.settle()
+	s.Settle()
 	s.do("PUT", fraud+"/deployments/blue", deploymentBody).want(201)
-	s.settle()
+	s.Settle()
 	at := time.Date(2026, 11, 23, 11, 50, 0, 0, time.UTC)
 	s.scored("blue", at.Add(10*time.Second), 200, 200, 12*time.Millisecond)
 	s.scored("blue", at.Add(20*time.Second), 200, 200, 13*time.Millisecond)
@@ -116,7 +116,7 @@ func TestGoldenActivity(t *testing.T) {
 func TestEventsArePaged(t *testing.T) {
 	s := newSite(t)
 	s.do("PUT", fraud, `{"properties":{"authMode":"Key"}}`).want(201)
-	s.settle()
+	s.Settle()
 	const n = eventPage + 30
 	for range n {
 		s.do("POST", fraud+"/listKeys", "").want(200)
@@ -315,12 +315,12 @@ func TestListingsFollowTheirLinks(t *testing.T) {
 func TestMirrorWarning(t *testing.T) {
 	s := fraudSite(t)
 	s.do("PUT", fraud+"/deployments/green", deploymentBody).want(201)
-	s.settle()
+	s.Settle()
 	mirrored := s.do("PUT", fraud, `{"properties":{"authMode":"Key","traffic":{"blue":100},"mirrorTraffic":{"green":10}}}`).want(200)
 	if mirrored.get("properties.mirrorTraffic.green") != 10.0 || mirrored.header.Get("x-portico-warning") != "" {
 		t.Errorf("mirror: %s", mirrored.body)
 	}
-	s.settle()
+	s.Settle()
 	live := s.do("PUT", fraud, `{"properties":{"authMode":"Key","traffic":{"blue":90,"green":10},"mirrorTraffic":{"green":10}}}`).want(200)
 	if m, _ := live.get("properties.mirrorTraffic").(map[string]any); len(m) != 0 || live.get("properties.traffic.green") != 10.0 ||
 		!strings.Contains(live.header.Get("x-portico-warning"), "mirror of 10 % to deployment green was dropped") {

@@ -25,9 +25,7 @@ const (
 // service: header is name, value ...; the last two are x-ms-date and Authorization.
 func (s *site) signed(key, method, account, path, query, body string, header ...string) []string {
 	s.t.Helper()
-	s.mu.Lock()
-	date := s.clock.Format(http.TimeFormat)
-	s.mu.Unlock()
+	date := s.Now().Format(http.TimeFormat)
 	header = append(slices.Clone(header), "x-ms-date", date)
 	plain, own := map[string]string{}, []string{}
 	for i := 0; i < len(header); i += 2 {
@@ -149,9 +147,7 @@ func TestSharedKey(t *testing.T) {
 	if a := send("GET", "b", "", "").want(200); a.body != "block" {
 		t.Errorf("his bytes were read as hers: %q", a.body)
 	}
-	s.mu.Lock()
-	s.clock = s.clock.Add(time.Hour)
-	s.mu.Unlock()
+	s.Pass(time.Hour)
 	send("GET", "b", "", "").wantBlobError(403, "AuthenticationFailed")
 	if log := s.log.String(); strings.Contains(log, key) || strings.Contains(log, other) {
 		t.Error("an account key is in the log")

@@ -71,9 +71,7 @@ func TestAccountKeys(t *testing.T) {
 	}
 	later := openBench(t, dir)
 	check(later.Service, "after a restart")
-	later.mu.Lock()
-	later.clock = later.clock.Add(GrantLifetime)
-	later.mu.Unlock()
+	later.Pass(GrantLifetime)
 	if _, err := later.VerifyAccountKey(d.Container, []string{"text"}, signWith(t, key, "text")); !online.IsCode(err, online.CodeForbidden) {
 		t.Errorf("after its time: %v", err)
 	}

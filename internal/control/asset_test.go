@@ -174,9 +174,7 @@ func TestGrants(t *testing.T) {
 	if _, err := verify(b.Service, same, "other"); !online.IsCode(err, online.CodeForbidden) {
 		t.Errorf("other container: %v", err)
 	}
-	b.mu.Lock()
-	b.clock = b.clock.Add(GrantLifetime)
-	b.mu.Unlock()
+	b.Pass(GrantLifetime)
 	if _, err := verify(b.Service, same, up.Container); err == nil || !strings.Contains(err.Error(), "expired") {
 		t.Errorf("after its time: %v", err)
 	}
@@ -208,7 +206,7 @@ func TestWorkspaces(t *testing.T) {
 	if _, err := b.DeleteEndpoint(ctx, admin, w, "fraud", Match{}); err != nil {
 		t.Fatal(err)
 	}
-	b.settle()
+	b.Settle()
 	if found, err := b.DeleteWorkspace(ctx, admin, w, Match{}); err != nil || !found {
 		t.Errorf("deletion: %v, %v", found, err)
 	}

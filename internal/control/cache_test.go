@@ -22,7 +22,7 @@ func TestPurgeCache(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b.settle()
+		b.Settle()
 		return out.Resource
 	}
 	put()
@@ -41,7 +41,7 @@ func TestPurgeCache(t *testing.T) {
 	if err != nil || p != (Purged{3, 300}) || len(b.purged.of) != 1 || b.purged.of[0] != d.Meta.UID {
 		t.Errorf("%+v, %v, asked for %v", p, err, b.purged)
 	}
-	all, err := b.ListActivities(ctx, admin, home, "fraud", time.Time{}, b.clock.Add(time.Hour), 1)
+	all, err := b.ListActivities(ctx, admin, home, "fraud", time.Time{}, b.Ground.Now().Add(time.Hour), 1)
 	if err != nil || len(all) != 1 || all[0].Action != "Microsoft.MachineLearningServices/workspaces/onlineEndpoints/deployments/purgeCache/action" {
 		t.Errorf("%+v, %v", all, err)
 	}

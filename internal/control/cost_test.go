@@ -56,7 +56,7 @@ func TestCosts(t *testing.T) {
 	}
 	b.mustEndpoint("other", nil)
 	other := b.mustDeployment("other", "blue")
-	day := b.tick().Truncate(24*time.Hour).AddDate(0, 0, -3)
+	day := b.Tick().Truncate(24*time.Hour).AddDate(0, 0, -3)
 	b.existed(blue.Meta.ID, blue.Meta.UID, "Standard_DS3_v2", day.Add(22*time.Hour), 4)
 	b.existed(blue.Meta.ID, blue.Meta.UID, "Standard_F2s_v2", day, 1)
 	b.existed(other.Meta.ID, other.Meta.UID, "Standard_E2s_v3", day, 10)
@@ -70,7 +70,7 @@ func TestCosts(t *testing.T) {
 	if _, err := b.DeleteEndpoint(ctx, admin, home, "other", Match{}); err != nil {
 		t.Fatal(err)
 	}
-	b.settle()
+	b.Settle()
 	date := func(n int) string { return day.AddDate(0, 0, n).Format(time.DateOnly) }
 	span := cost.Span{From: day, To: day.AddDate(0, 0, 5)}
 	tag := func(name string, values ...string) *CostFilter {
@@ -193,7 +193,7 @@ func TestMirrorIsDropped(t *testing.T) {
 	ctx := context.Background()
 	put := func(traffic, mirror online.Traffic) (Accepted[Endpoint], error) {
 		out, err := b.PutEndpoint(ctx, admin, home, "fraud", PutEndpoint{Spec: online.EndpointSpec{Traffic: traffic, MirrorTraffic: mirror}})
-		b.settle()
+		b.Settle()
 		return out, err
 	}
 	mirror := online.Traffic{"Green": 10}

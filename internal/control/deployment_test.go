@@ -36,7 +36,7 @@ func TestDeploymentLife(t *testing.T) {
 	if d.Spec.Request.Timeout != 5*time.Second || d.Spec.Liveness != online.DefaultProbe() {
 		t.Fatalf("defaults %+v", d.Spec)
 	}
-	b.settle()
+	b.Settle()
 	if d, err = b.GetDeployment(ctx, admin, home, "fraud",
 		"blue"); err != nil || d.Spec.EnvironmentVariables["TOKEN"] != "s3cret" {
 		t.Fatalf("environment variables %v, %v", d.Spec.EnvironmentVariables["TOKEN"].Reveal(), err)
@@ -47,7 +47,7 @@ func TestDeploymentLife(t *testing.T) {
 	if err != nil || scaled.Resource.Meta.State != online.StateScaling || scaled.Resource.Spec.EnvironmentVariables["TOKEN"] != "s3cret" {
 		t.Fatalf("scale: %+v, %v", scaled, err)
 	}
-	b.settle()
+	b.Settle()
 	req.Spec.InstanceCount = 3
 	req.Spec.EnvironmentVariables = map[string]online.Secret{"TOKEN": "other", "azureml_thing": "1"}
 	updated, err := b.PutDeployment(ctx, admin, home, "fraud", "blue", PutDeployment{Request: req})
@@ -244,7 +244,7 @@ func TestRollback(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b.settle()
+		b.Settle()
 		return out.Resource
 	}
 	first := put(1, "one")
@@ -257,17 +257,17 @@ func TestRollback(t *testing.T) {
 	if err != nil || back.Resource.Spec.InstanceCount != 1 || back.Resource.Spec.EnvironmentVariables["TOKEN"] != "one" {
 		t.Fatalf("rollback: %+v, %v", back, err)
 	}
-	b.settle()
+	b.Settle()
 	// Without a number: the revision before the one in force, which has two instances.
 	if back, err = b.Rollback(ctx, admin, home, "fraud", "blue", 0,
 		Match{}); err != nil || back.Resource.Spec.InstanceCount != 2 {
 		t.Fatalf("rollback to the one before: %+v, %v", back, err)
 	}
-	b.settle()
+	b.Settle()
 	if _, err := b.DeleteDeployment(ctx, admin, home, "fraud", "blue", Match{}); err != nil {
 		t.Fatal(err)
 	}
-	b.settle()
+	b.Settle()
 	all, err := b.ListRevisions(ctx, admin, home, "fraud", "blue")
 	if err != nil || len(all) != 5 || all[0].Why != store.WhyDelete || all[0].InForce || !strings.HasPrefix(all[1].Why,
 		"rollback to ") {
@@ -280,7 +280,7 @@ func TestRollback(t *testing.T) {
 	if back.Resource.Meta.UID == first.Meta.UID {
 		t.Error("a deployment that was created again has the old UID")
 	}
-	b.settle()
+	b.Settle()
 	// A model that a revision used can go only when no deployment names it; then the revision cannot come back.
 	if _, err := b.DeleteAsset(ctx, admin, home, online.KindModel, "m", "1", Match{}); !online.IsCode(err,
 		online.CodeConflict) {
@@ -289,7 +289,7 @@ func TestRollback(t *testing.T) {
 	if _, err := b.DeleteDeployment(ctx, admin, home, "fraud", "blue", Match{}); err != nil {
 		t.Fatal(err)
 	}
-	b.settle()
+	b.Settle()
 	if _, err := b.DeleteAsset(ctx, admin, home, online.KindModel, "m", "1", Match{}); err != nil {
 		t.Fatal(err)
 	}
@@ -392,7 +392,7 @@ func TestLogsMetricsActivities(t *testing.T) {
 		t.Errorf("metrics of a deployment without requests: %+v, %v", m, err)
 	}
 	if _, err = b.GetMetrics(ctx, admin, home, "fraud",
-		MetricsQuery{Since: b.tick().Add(-48 * time.Hour)}); !online.IsCode(err, online.CodeBadArgument) {
+		MetricsQuery{Since: b.Tick().Add(-48 * time.Hour)}); !online.IsCode(err, online.CodeBadArgument) {
 		t.Errorf("two days: %v", err)
 	}
 

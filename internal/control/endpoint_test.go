@@ -39,7 +39,7 @@ func TestEndpointLife(t *testing.T) {
 		}
 	}
 	before := e.Meta.ETag
-	b.settle()
+	b.Settle()
 	if e, _ = b.GetEndpoint(ctx, admin, home, "fRAUD"); e.Meta.State != online.StateSucceeded || e.Meta.ETag != before || e.Meta.ID.Name != "Fraud" {
 		t.Fatalf("after it was brought about: %+v; a status must not change the ETag %s", e.Meta, before)
 	}
@@ -55,7 +55,7 @@ func TestEndpointLife(t *testing.T) {
 	if _, err := b.PatchEndpoint(ctx, admin, home, "absent", PatchEndpoint{}); !online.IsCode(err, online.CodeNotFound) {
 		t.Fatalf("patch of nothing: %v", err)
 	}
-	b.settle()
+	b.Settle()
 
 	op, err := b.DeleteEndpoint(ctx, admin, home, "fraud", Match{})
 	if err != nil || op == nil {
@@ -70,7 +70,7 @@ func TestEndpointLife(t *testing.T) {
 	}
 	_, err = b.endpoint("fraud", nil)
 	wantError(t, err, online.CodeConflict, "/subscriptions/sub/resourceGroups/group/providers/Microsoft.MachineLearningServices/workspaces/home/onlineEndpoints/Fraud", "being deleted")
-	b.settle()
+	b.Settle()
 	if _, err := b.GetEndpoint(ctx, admin, home, "fraud"); !online.IsCode(err, online.CodeNotFound) {
 		t.Fatalf("after deletion: %v", err)
 	}
@@ -406,7 +406,7 @@ func TestListing(t *testing.T) {
 	if _, err := b.DeleteEndpoint(ctx, admin, home, "e-2", Match{}); err != nil {
 		t.Fatal(err)
 	}
-	b.settle()
+	b.Settle()
 	if got := names(ListQuery{Skip: l.Next}); got != "3456" {
 		t.Errorf("after the entry of the token was deleted: %s", got)
 	}

@@ -13,7 +13,7 @@ import (
 func TestGarbage(t *testing.T) {
 	b := newBench(t)
 	ctx := context.Background()
-	b.setClock(time.Now()) // the content store stamps with the real clock
+	b.Set(time.Now()) // the content store stamps with the real clock
 	b.register(online.KindModel, "kept", "1", online.AssetSpec{URI: b.upload(online.KindModel, map[string]string{"a": "kept"})})
 	gone := b.register(online.KindModel, "gone", "1", online.AssetSpec{URI: b.upload(online.KindModel, map[string]string{"a": "gone"})})
 	if _, err := b.DeleteAsset(ctx, admin, home, online.KindModel, "gone", "1", Match{}); err != nil {
@@ -24,7 +24,7 @@ func TestGarbage(t *testing.T) {
 	if got, err := b.CollectGarbage(ctx); err != nil || got != (Collected{}) {
 		t.Fatalf("young garbage: %+v, %v", got, err)
 	}
-	b.setClock(time.Now().Add(KeepUnused + time.Hour))
+	b.Set(time.Now().Add(KeepUnused + time.Hour))
 	recent := b.upload(online.KindModel, map[string]string{"a": "just now"})
 	if got, err := b.CollectGarbage(ctx); err != nil || got != (Collected{Uploads: 1, Trees: 1}) {
 		t.Fatalf("old garbage: %+v, %v", got, err)
@@ -46,11 +46,4 @@ func TestGarbage(t *testing.T) {
 			t.Errorf("the content of %s: %v", name, err)
 		}
 	}
-}
-
-// setClock moves the clock of the commands.
-func (b *bench) setClock(to time.Time) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.clock = to
 }

@@ -2,12 +2,10 @@ package control
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"io/fs"
 	"log/slog"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -16,11 +14,10 @@ import (
 	"portico/internal/access"
 	"portico/internal/arm"
 	"portico/internal/artifact"
+	"portico/internal/control/controltest"
 	"portico/internal/online"
 	"portico/internal/store"
-	"portico/internal/store/sqlite"
 	"portico/internal/telemetry"
-	"portico/internal/vault"
 )
 
 var (
@@ -30,15 +27,11 @@ var (
 
 // bench is a Service over a real store and real artifacts, with a hand that plays reconcile.
 type bench struct {
-	purged purges
+	*controltest.Ground
 	*Service
-	t testing.TB
-	// metrics keeps what a test records for a hundred years of the real clock.
-	metrics *telemetry.Telemetry
-	logs    string
-
-	mu    sync.Mutex
-	clock time.Time
+	t      testing.TB
+	purged purges
+	logs   string
 }
 
 func (b *bench) Logs(_ context.Context, q LogQuery) (io.ReadCloser, error) {
@@ -46,11 +39,6 @@ func (b *bench) Logs(_ context.Context, q LogQuery) (io.ReadCloser, error) {
 		return nil, fs.ErrNotExist
 	}
 	return io.NopCloser(strings.NewReader(b.logs)), nil
-}
-
-// Minutes and Connections: what a test recorded, and two connections in every minute up to the clock.
-func (b *bench) Minutes(endpoint string, since, until time.Time) []telemetry.Series {
-	return b.metrics.Minutes(endpoint, since, until)
 }
 
 // CollectedMinutes: one event of blue in every minute but the first, which has an error.
@@ -65,26 +53,13 @@ func (b *bench) CollectedMinutes(endpoint string, since, until time.Time) []tele
 	return out
 }
 
-func (b *bench) Connections(since, until time.Time) []telemetry.ConnectionMinute {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	var out []telemetry.ConnectionMinute
-	for at := since.Truncate(time.Minute); at.Before(until) && !at.After(b.clock); at = at.Add(time.Minute) {
-		out = append(out, telemetry.ConnectionMinute{Time: at, Active: 2, Most: 3, Least: 1, Opened: 30})
-	}
-	return out
-}
-
 func (b *bench) Query(endpoint string, since, until time.Time) telemetry.Summary {
 	return telemetry.Summary{Since: since, Until: until, Total: telemetry.Row{Endpoint: endpoint, Requests: 3},
 		Deployments: []telemetry.Row{{Endpoint: endpoint, Deployment: "blue", Requests: 3}}}
 }
 
-// Signing keys are made once: making one takes long.
-var (
-	testKey  = sync.OnceValues(access.NewSigningKey)
-	testKey2 = sync.OnceValues(access.NewSigningKey)
-)
+// testKey2 is made once, as the other one is.
+var testKey2 = sync.OnceValues(access.NewSigningKey)
 
 func newBench(t testing.TB) *bench {
 	t.Helper()
@@ -93,50 +68,20 @@ func newBench(t testing.TB) *bench {
 
 func openBench(t testing.TB, dir string) *bench {
 	t.Helper()
-	ctx := context.Background()
-	v, err := vault.OpenOrCreate(filepath.Join(dir, "master.key"))
+	ctx, log := context.Background(), slog.New(slog.DiscardHandler)
+	b := &bench{t: t, Ground: controltest.Open(t, dir, log)}
+	identities, err := OpenIdentities(ctx, IdentityConfig{Store: b.Records, Administrator: "administrator's token",
+		Issuer: func(tenant string) string { return "https://issuer/" + tenant + "/v2.0" }, NewKey: controltest.SigningKey, Now: b.Tick})
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := slog.New(slog.DiscardHandler)
-	db, err := sqlite.Open(ctx, filepath.Join(dir, "store.db"), v, log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = db.Close() })
-	trees, err := artifact.Open(filepath.Join(dir, "artifacts"), artifact.DefaultLimits())
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := &bench{t: t, clock: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
-	if b.metrics, err = telemetry.New(telemetry.Config{Retention: 100 * 365 * 24 * time.Hour}, log); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = b.metrics.Close() })
-	uploads, err := artifact.OpenUploads(filepath.Join(dir, "uploads"), b.tick)
-	if err != nil {
-		t.Fatal(err)
-	}
-	identities, err := OpenIdentities(ctx, IdentityConfig{Store: db, Administrator: "administrator's token",
-		Issuer: func(tenant string) string { return "https://issuer/" + tenant + "/v2.0" }, NewKey: testKey, Now: b.tick})
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.Service, err = New(ctx, Config{Store: db, Identities: identities, Artifacts: trees, Uploads: uploads,
+	b.Service, err = New(ctx, Config{Store: b.Records, Identities: identities, Artifacts: b.Trees, Uploads: b.Blobs,
 		Catalogue: online.Catalogue{Types: online.AzureTypes()},
-		Logs:      b, Metrics: b, Caches: &b.purged, Default: home, Location: "local", Now: b.tick, Logger: log})
+		Logs:      b, Metrics: b, Caches: &b.purged, Default: home, Location: "local", Now: b.Tick, Logger: log})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return b
-}
-
-// tick is a clock on which no two moments are the same.
-func (b *bench) tick() time.Time {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.clock = b.clock.Add(time.Second)
-	return b.clock
 }
 
 // upload puts files below a fresh container and gives the location of its folder "src".
@@ -200,7 +145,7 @@ func (b *bench) mustEndpoint(name string, traffic online.Traffic) Endpoint {
 	if err != nil {
 		b.t.Fatalf("endpoint %s: %v", name, err)
 	}
-	b.settle()
+	b.Settle()
 	return out.Resource
 }
 
@@ -210,51 +155,8 @@ func (b *bench) mustDeployment(endpoint, name string) Deployment {
 	if err != nil {
 		b.t.Fatalf("deployment %s: %v", name, err)
 	}
-	b.settle()
+	b.Settle()
 	return out.Resource
-}
-
-// settle does what reconcile would do when everything works: specs are in force, deletions are done, operations end.
-func (b *bench) settle() {
-	b.t.Helper()
-	err := b.Store.Update(context.Background(), func(tx store.Tx) error {
-		for _, kind := range []online.Kind{online.KindDeployment, online.KindEndpoint} {
-			recs, err := tx.List(kindPrefix(kind), store.Page{})
-			if err != nil {
-				return err
-			}
-			for _, rec := range recs {
-				if err := settleOne(tx, rec, b.tick()); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		b.t.Fatal(err)
-	}
-}
-
-func settleOne(tx store.Tx, rec *store.Record, now time.Time) error {
-	ops, err := tx.Operations(rec.UID, true)
-	if err != nil {
-		return err
-	}
-	for _, op := range ops {
-		op.State, op.End = online.OperationSucceeded, now
-		if err := tx.PutOperation(op); err != nil {
-			return err
-		}
-	}
-	if !rec.Deleting.IsZero() {
-		return tx.Remove(rec.ID, "", now)
-	}
-	doc, err := json.Marshal(map[string]any{"observedGeneration": rec.Generation, "state": online.StateSucceeded})
-	if err != nil {
-		return err
-	}
-	return tx.PutStatus(rec.ID, rec.UID, doc)
 }
 
 // wantError checks code, target and that the message names something, of the error or of one of its details.

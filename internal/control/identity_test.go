@@ -10,6 +10,7 @@ import (
 
 	"portico/internal/access"
 	"portico/internal/arm"
+	"portico/internal/control/controltest"
 	"portico/internal/online"
 	"portico/internal/store"
 )
@@ -140,8 +141,8 @@ func TestResetAndDelete(t *testing.T) {
 	wantError(t, err, online.CodeNotFound, "name", "ci")
 	var did []string
 	err = b.Store.View(ctx, func(r store.Reader) error {
-		all, err := r.Activities(kindPrefix(online.KindPrincipal), b.clock.AddDate(-1, 0, 0),
-			b.clock.AddDate(1, 0, 0), 0)
+		all, err := r.Activities(kindPrefix(online.KindPrincipal), b.Ground.Now().AddDate(-1, 0, 0),
+			b.Ground.Now().AddDate(1, 0, 0), 0)
 		for _, a := range all {
 			did = append(did, a.Principal+" "+a.Action)
 		}
@@ -177,7 +178,7 @@ func TestIdentitiesOutliveARestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	after := openBench(t, dir)
-	after.clock = b.clock
+	after.Set(b.Ground.Now())
 	if _, err := after.Identities.Issuer().Verify(token.Text.Reveal()); err != nil {
 		t.Errorf("a token from before: %v", err)
 	}
@@ -199,7 +200,7 @@ func TestIdentitiesOutliveARestart(t *testing.T) {
 func TestRotationForgets(t *testing.T) {
 	b, ctx := newBench(t), context.Background()
 	made := 0
-	keys := []func() (online.Secret, error){testKey, testKey2}
+	keys := []func() (online.Secret, error){controltest.SigningKey, testKey2}
 	b.Identities.cfg.NewKey = func() (online.Secret, error) { made++; return keys[made%2]() }
 	published := func() int { return strings.Count(string(b.Identities.Issuer().JWKS()), `"kid"`) }
 	if published() != 1 {
@@ -208,9 +209,7 @@ func TestRotationForgets(t *testing.T) {
 	if err := b.RotateSigningKey(ctx, admin); err != nil || published() != 2 {
 		t.Fatalf("%d keys, %v", published(), err)
 	}
-	b.mu.Lock()
-	b.clock = b.clock.Add(access.MaxLife)
-	b.mu.Unlock()
+	b.Pass(access.MaxLife)
 	if err := b.RotateSigningKey(ctx, admin); err != nil || published() != 2 {
 		t.Errorf("%d keys after all tokens of the first have expired, %v", published(), err)
 	}
@@ -227,7 +226,7 @@ func TestEndpointIdentities(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b.settle()
+		b.Settle()
 		secret, ok, err := b.Identities.InstanceSecret(ctx, b.mustDeployment(name, "blue").Meta.UID)
 		if err != nil {
 			t.Fatal(err)
@@ -326,7 +325,7 @@ func TestEndpointIdentities(t *testing.T) {
 	if _, err := b.DeleteEndpoint(ctx, admin, home, "both", Match{}); err != nil {
 		t.Fatal(err)
 	}
-	b.settle()
+	b.Settle()
 	if got := ask(bothSecret, Selector{}); got != ErrCredential.Error() {
 		t.Errorf("after the deletion of the endpoint: %s", got)
 	}
@@ -346,7 +345,7 @@ func TestEndpointToken(t *testing.T) {
 		}
 		made[mode] = out.Resource
 	}
-	b.settle()
+	b.Settle()
 	token, err := b.Token(ctx, admin, home, "e-amltoken")
 	if err != nil {
 		t.Fatal(err)

@@ -19,7 +19,7 @@ import (
 
 // scored records a request that ended at a moment.
 func (b *bench) scored(deployment string, at time.Time, status, model int, took time.Duration, mirror bool) {
-	b.metrics.Record(&telemetry.Record{Arrival: at.Add(-took), Endpoint: "fraud", Deployment: deployment, Status: status,
+	b.Measured.Record(&telemetry.Record{Arrival: at.Add(-took), Endpoint: "fraud", Deployment: deployment, Status: status,
 		ModelStatus: model, Total: took, RequestBytes: 30, ResponseBytes: 30, Mirror: mirror})
 }
 
@@ -64,7 +64,7 @@ func TestMonitor(t *testing.T) {
 	b.assets()
 	b.mustEndpoint("fraud", nil)
 	b.mustDeployment("fraud", "blue")
-	at := b.tick().Truncate(time.Minute).Add(-9 * time.Minute)
+	at := b.Tick().Truncate(time.Minute).Add(-9 * time.Minute)
 	ms := time.Millisecond
 	for i, took := range []time.Duration{10 * ms, 30 * ms} {
 		b.scored("blue", at.Add(time.Duration(i)*time.Second+time.Second), 200, 200, took, false)
@@ -139,7 +139,7 @@ func TestMonitor(t *testing.T) {
 func TestMonitorOrderAndTop(t *testing.T) {
 	b := newBench(t)
 	b.mustEndpoint("fraud", nil)
-	at := b.tick().Add(-5 * time.Minute)
+	at := b.Tick().Add(-5 * time.Minute)
 	for i := range 12 {
 		for range i + 1 {
 			b.scored(fmt.Sprintf("d%02d", i), at, 200, 200, time.Millisecond, false)
@@ -171,7 +171,7 @@ func TestDeploymentCapacity(t *testing.T) {
 	b.assets()
 	b.mustEndpoint("fraud", nil)
 	d := b.mustDeployment("fraud", "blue")
-	now := b.tick()
+	now := b.Tick()
 	at := now.Truncate(time.Minute).Add(-5 * time.Minute)
 	err := b.Store.Update(context.Background(), func(tx store.Tx) error {
 		for _, iv := range []online.Interval{
@@ -214,7 +214,7 @@ func TestDeploymentCapacity(t *testing.T) {
 func TestMonitorRefusals(t *testing.T) {
 	b := newBench(t)
 	b.mustEndpoint("fraud", nil)
-	now := b.tick()
+	now := b.Tick()
 	for what, c := range map[string]struct {
 		change       func(*MonitorQuery)
 		code         online.Code
@@ -251,7 +251,7 @@ func TestMonitorRefusals(t *testing.T) {
 func TestRequestsAreConserved(t *testing.T) {
 	b := newBench(t)
 	b.mustEndpoint("fraud", nil)
-	begin := b.tick().Truncate(time.Minute).Add(-3 * time.Hour)
+	begin := b.Tick().Truncate(time.Minute).Add(-3 * time.Hour)
 	total := 0.0
 	for i := range 500 {
 		b.scored([]string{"blue", "green", ""}[i%3], begin.Add(time.Duration(i*i%7200)*time.Second), []int{200, 424, 429, 408}[i%4],

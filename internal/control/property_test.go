@@ -31,7 +31,7 @@ func TestCommandsKeepTheRules(t *testing.T) {
 			"deleteEndpoint":   m.deleteEndpoint,
 			"rollback":         m.rollback,
 			"scale":            m.scale,
-			"settle":           func(*rapid.T) { m.settle() },
+			"settle":           func(*rapid.T) { m.Settle() },
 		})
 	})
 }

@@ -23,7 +23,7 @@ var floor = map[string]int{
 	"internal/inference": 2, "internal/environment": 2, "internal/store/sqlite": 2, "internal/store/storetest": 2,
 	"internal/compute/computetest": 2, "internal/onnx/onnxtest": 2, "internal/onnxworker": 2,
 
-	"internal/host": 3, "internal/compute/local": 3, "internal/gateway": 3, "internal/collect": 3,
+	"internal/host": 3, "internal/control/controltest": 3, "internal/compute/local": 3, "internal/gateway": 3, "internal/collect": 3,
 
 	"internal/control": 4, "internal/reconcile": 4,
 
@@ -65,7 +65,7 @@ var only = map[string]string{
 }
 
 // testsOnly lists the packages that only tests may import, and each other.
-var testsOnly = []string{"internal/testkit", "internal/store/storetest", "internal/compute/computetest", "internal/onnx/onnxtest"}
+var testsOnly = []string{"internal/testkit", "internal/control/controltest", "internal/store/storetest", "internal/compute/computetest", "internal/onnx/onnxtest"}
 
 // noClock lists the packages whose functions take now as a value.
 var noClock = []string{"internal/online", "internal/route", "internal/cost"}
