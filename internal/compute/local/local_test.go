@@ -349,6 +349,40 @@ func TestWorkerSeesOnlyItsOwn(t *testing.T) {
 	}
 }
 
+// TestScriptsManagersHaveRoomForTheirSockets: what multiprocessing makes sockets for works although the scratch folder's
+// path is longer than that of a socket may be.
+func TestScriptsManagersHaveRoomForTheirSockets(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	b := l.opened(t)
+	client, err := host.Dial(t.Context(), l.cfg.Host.DataDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if !client.Info().Capabilities.Mounts {
+		t.Skip("this machine has no mount namespaces for the host")
+	}
+	const script = `
+import multiprocessing, os, tempfile
+def init(): pass
+def run(raw_data):
+    with multiprocessing.Manager() as manager, tempfile.NamedTemporaryFile() as file:
+        return [len(manager.list([1, 2])), os.path.realpath(file.name).startswith(os.environ["HOME"])]
+`
+	for _, way := range []string{"fork", "spawn"} {
+		tmpl := l.script(t, way+strings.Repeat("-long", 11), script)
+		if way == "spawn" {
+			tmpl.Variables = map[string]online.Secret{"PYTHONHASHSEED": "1"} // for which a new interpreter is needed
+		}
+		ensure(t, b, tmpl, 1)
+		s := await(t, b, tmpl.Set, "a ready instance", ready(1))
+		if got := value(t, b, s.Instances[0].ID); got != "[2, true]" {
+			t.Errorf("%s: %s", way, got)
+		}
+	}
+}
+
 func TestEndedInstancesAreKeptForAWhile(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)

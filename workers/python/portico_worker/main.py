@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import logging
 import os
@@ -32,6 +33,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the server, which drains first
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # nothing can be canceled before init() has returned
     logs = Logs()
+    _shorten_scratch()
     try:
         compat.offer()
         settings.load()
@@ -55,6 +57,27 @@ def main() -> int:
 
         monitoring.flush()
     return _leave(0)
+
+
+SOCKET_PATH_MAX = 107  # bytes of the path of a Unix socket
+_SOCKET = "/pymp-xxxxxxxx/listener-xxxxxxxx"  # what multiprocessing adds to the folder for temporary files
+_SHORT = "/tmp/scratch"
+
+
+def _shorten_scratch() -> None:
+    """Give the folder for temporary files a short name, where its own is too long for the sockets of multiprocessing.
+
+    The name lies in /tmp, if that is the worker's alone: the sandbox's, by the name of what is mounted there.
+    """
+    folder = os.environ.get("TMPDIR", "")
+    if len(os.fsencode(folder)) + len(_SOCKET) <= SOCKET_PATH_MAX:
+        return
+    with contextlib.suppress(OSError):
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+            own = any(line.split()[4] == "/tmp" and line.endswith(" portico", 0, line.rfind(" ")) for line in mounts)
+        if own:
+            os.symlink(folder, _SHORT)
+            os.environ["TMPDIR"] = _SHORT
 
 
 def configure(logs: Logs) -> None:
