@@ -139,9 +139,15 @@ func (c *Collector) count(t *target, instance, collection, reason string) {
 		Collection: collection, Reason: reason})
 }
 
+// cached stands for the instance of an answer that the gateway gave again, without any.
+const cached = "cached"
+
 // keep writes an event of an instance to a collection, and counts it. The error tells the sender.
 func (c *Collector) keep(t *target, one *online.Collection, instance string, e *event) error {
 	now := c.cfg.Now()
+	if instance == "" {
+		instance = cached
+	}
 	folder := path.Join(one.Blobs, t.collector.Folder(now))
 	e.SpecVersion, e.Source, e.Type = "1.0", t.source, typePrefix+one.Name
 	if beside := e.place(); beside != nil {

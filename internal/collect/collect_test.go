@@ -305,6 +305,15 @@ func TestCaptures(t *testing.T) {
 	if b.held.Load() != 0 {
 		t.Errorf("%d bytes are held", b.held.Load())
 	}
+	again := &telemetry.Capture{UID: "u-1", RequestID: "r-2", Request: body([]byte("1"), 1, "text/plain"), Arrival: at}
+	if !b.Reserve(again, 1) {
+		t.Fatal("there is no room")
+	}
+	b.Collect(again)
+	testkit.Until(t, "a fourth that is counted", func() bool { return b.counts.of("request", "") == 4 })
+	if got := b.lines("box/mdc/request/2026/11/27/23/cached.jsonl"); len(got) != 1 {
+		t.Errorf("of an answer that no instance gave: %v", got)
+	}
 }
 
 // TestLargeEvent: beyond what a line holds the data lie in a blob of their own.
