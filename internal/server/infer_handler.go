@@ -163,18 +163,26 @@ func (h *inferHandler) health(s *scoring) {
 		s.message(http.StatusMethodNotAllowed, notAllowed)
 		return
 	}
-	if !s.identify() {
-		s.message(http.StatusRequestHeaderFieldsTooLarge, "A request id must not exceed 100 characters")
+	if !h.identified(s) {
 		return
 	}
 	if state := h.instance.current.Load().Status().State; state != inference.StateReady {
 		s.message(http.StatusServiceUnavailable, "The instance is "+state.String()+".")
 		return
 	}
+	s.document(http.StatusOK, "text/html; charset=utf-8", "Healthy", false)
+}
+
+// identified writes the fields that the answer of a worker would have. False: the request was refused.
+func (h *inferHandler) identified(s *scoring) bool {
+	if !s.identify() {
+		s.message(http.StatusRequestHeaderFieldsTooLarge, "A request id must not exceed 100 characters")
+		return false
+	}
 	if h.version != "" {
 		s.set("X-Ms-Server-Version", h.version)
 	}
-	s.document(http.StatusOK, "text/html; charset=utf-8", "Healthy", false)
+	return true
 }
 
 // maxID is the longest request id, in characters, that the reference server takes.

@@ -105,19 +105,28 @@ func onnxWorker() (string, error) {
 const protocolPrefix = "/v2"
 
 // serveProtocol has the routes of the Open Inference Protocol. False: the path is none of them. Whether the instance lives
-// and is ready is answered for a worker that does not answer yet.
+// and is ready is answered here: the worker may not answer yet, or be busy for longer than a probe waits.
 func (h *inferHandler) serveProtocol(ctx context.Context, s *scoring) bool {
-	if s.path != protocolPrefix && !strings.HasPrefix(s.path, protocolPrefix+"/") {
+	path, ok := strings.CutPrefix(s.path, protocolPrefix)
+	if !ok || path != "" && path[0] != '/' {
 		return false
 	}
 	ready := h.instance.current.Load().Status().State == inference.StateReady
+	status, document := http.StatusOK, ""
 	switch {
-	case s.path == protocolPrefix+"/health/live" && !ready && s.Method == http.MethodGet:
-		s.document(http.StatusOK, "application/json", `{"live":true}`, false)
-	case strings.HasSuffix(s.path, "/ready") && !ready && s.Method == http.MethodGet:
-		s.document(http.StatusServiceUnavailable, "application/json", `{"ready":false}`, false)
-	default:
+	case s.Method != http.MethodGet && s.Method != http.MethodHead:
+	case ready && s.field("origin") != "": // a page, and no probe: the worker knows which may read the answer
+	case path == "/health/live":
+		document = `{"live":true}`
+	case path == "/health/ready" && ready:
+		document = `{"ready":true}`
+	case strings.HasSuffix(path, "/ready") && !ready:
+		status, document = http.StatusServiceUnavailable, `{"ready":false}`
+	}
+	if document == "" {
 		h.serve(ctx, s, http.MethodGet, http.MethodHead, http.MethodPost, http.MethodOptions)
+	} else if h.identified(s) {
+		s.document(status, "application/json", document, false)
 	}
 	return true
 }

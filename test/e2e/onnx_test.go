@@ -1,13 +1,18 @@
 package e2e
 
 import (
+	"context"
+	"io"
 	"net/http"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"portico/internal/onnx/onnxtest"
+	"portico/test/harness"
 )
 
 const irisRow = `{"input_data": [[5.1, 3.5, 1.4, 0.2]]}`
@@ -37,6 +42,52 @@ func TestInferServesONNX(t *testing.T) {
 			`{"inputs": [{"name": "X", "shape": [1, 4], "datatype": "FP32", "data": [5.1, 3.5, 1.4, 0.2]}], "outputs": [{"name": "label"}]}`)
 		if a.status != http.StatusOK || !strings.HasSuffix(string(a.body), `"outputs":[{"name":"label","datatype":"INT64","shape":[1],"data":[0]}]}`) {
 			t.Errorf("%s: %d %s", c.model, a.status, a.body)
+		}
+	}
+}
+
+// TestInferTellsItsHealthWhileItIsBusy: a probe is answered however long a run takes, and nobody waits for it.
+func TestInferTellsItsHealthWhileItIsBusy(t *testing.T) {
+	t.Parallel()
+	url := inferModel(t, onnxtest.Model(t, "slow"), "--data-dir", onnxtest.DataDir(t), "--python", "", "--env", "ONNX_CONCURRENCY=1")
+	ctx, hangUp := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer hangUp()
+	for range 16 { // more than all that a worker takes
+		wg.Go(func() {
+			req, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/score", strings.NewReader(`{"input_data": [1000000000000]}`))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if a, err := http.DefaultClient.Do(req); err == nil {
+				a.Body.Close()
+				t.Errorf("the run ended: %d", a.StatusCode)
+			}
+		})
+	}
+	// What the worker itself says of the model has to wait.
+	for end, busy := time.Now().Add(harness.WaitTimeout), false; !busy; {
+		if time.Now().After(end) {
+			t.Fatal("the worker is never busy")
+		}
+		brief := http.Client{Timeout: 200 * time.Millisecond}
+		a, err := brief.Get(url + "/v2/models/slow") //nolint:noctx // it has a limit
+		if busy = err != nil; !busy {
+			a.Body.Close()
+		}
+	}
+	for path, want := range map[string]string{"/": "Healthy", "/v2/health/live": `{"live":true}`, "/v2/health/ready": `{"ready":true}`} {
+		client := http.Client{Timeout: harness.WaitTimeout}
+		a, err := client.Get(url + path) //nolint:noctx // it has a limit
+		if err != nil {
+			t.Errorf("%s: %v", path, err)
+			continue
+		}
+		body, err := io.ReadAll(a.Body)
+		if a.Body.Close(); err != nil || a.StatusCode != http.StatusOK || string(body) != want || a.Header.Get("X-Request-Id") == "" {
+			t.Errorf("%s: %d %v %s", path, a.StatusCode, a.Header, body)
 		}
 	}
 }
