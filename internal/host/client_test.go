@@ -186,33 +186,6 @@ func TestSecondSupervisorIsRefused(t *testing.T) {
 	r.run(r.shell("works", "exit 0"))
 }
 
-func TestManyClientsStartOneSupervisor(t *testing.T) {
-	r := newRig(t)
-	if err := r.Shutdown(r.ctx, 0); err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	pids := make([]int, 5)
-	for i := range pids {
-		wg.Go(func() {
-			c, err := EnsureRunning(r.ctx, r.cfg)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			pids[i] = c.Info().PID
-			_ = c.Close()
-		})
-	}
-	wg.Wait()
-	for _, pid := range pids {
-		if pid != pids[0] {
-			t.Fatalf("several hosts: %v", pids)
-		}
-	}
-	r.attach()
-}
-
 func TestOrphanTimeout(t *testing.T) {
 	r := newRig(t)
 	if err := r.Shutdown(r.ctx, 0); err != nil {

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 )
@@ -213,6 +214,35 @@ func commandRuns(t *testing.T, text string) bool {
 		}
 	}
 	return false
+}
+
+func TestManyClientsStartOneSupervisor(t *testing.T) {
+	r := newRig(t)
+	if err := r.Shutdown(r.ctx, 0); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	pids := make([]int, 5)
+	for i := range pids {
+		wg.Go(func() {
+			c, err := EnsureRunning(r.ctx, r.cfg)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			pids[i] = c.Info().PID
+			_ = c.Close()
+		})
+	}
+	wg.Wait()
+	for _, pid := range pids {
+		if pid != pids[0] {
+			t.Fatalf("several hosts: %v", pids)
+		}
+	}
+	r.attach()
+	// The others look for the lock a moment longer, and would take it when the one that has it ends.
+	testkit.Until(t, "the end of the other supervisors", func() bool { return countCommands(t, r.cfg.DataDir) == 1 })
 }
 
 func TestNamespaceEndsWithItsFirstProcess(t *testing.T) {

@@ -361,14 +361,14 @@ func TestForksOutliveTheirServer(t *testing.T) {
 	}
 	r.mustAsk("w", `"1"`)
 	// The spare, whose parent is the host, is gone too.
-	testkit.Until(t, "the end of the spares", func() bool { return !commandRuns(t, r.runtime+"\x00fork-server") || countForks(t, r.runtime) == 1 })
+	testkit.Until(t, "the end of the spares", func() bool { return !commandRuns(t, r.runtime+"\x00fork-server") || countCommands(t, r.runtime) == 1 })
 	if _, err := r.server("server", 1, nil); err != nil {
 		t.Errorf("another fork server: %v", err)
 	}
 }
 
-// countForks counts the processes that have a fork server's command line.
-func countForks(t *testing.T, runtime string) int {
+// countCommands counts the processes that have text in their command line, as those of a fork server have its runtime.
+func countCommands(t *testing.T, text string) int {
 	t.Helper()
 	pids, err := allPids()
 	if err != nil {
@@ -377,7 +377,7 @@ func countForks(t *testing.T, runtime string) int {
 	n := 0
 	for _, pid := range pids {
 		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if strings.Contains(string(line), runtime) && startTime(pid) != 0 {
+		if strings.Contains(string(line), text) && startTime(pid) != 0 {
 			n++
 		}
 	}

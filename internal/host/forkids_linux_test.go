@@ -69,21 +69,21 @@ os.setsid = early
 	}
 	r.start(r.worker("w", "server", probeScript))
 	r.mustAsk("w", `"1"`)
-	if n := countForks(t, r.runtime); n < 4 {
+	if n := countCommands(t, r.runtime); n < 4 {
 		t.Fatalf("%d processes, want the server, the worker and two that nobody knows", n)
 	}
 	if err := r.Signal(r.ctx, "w", syscall.SIGKILL, true); err != nil {
 		t.Fatal(err)
 	}
 	r.exit("w")
-	if n := countForks(t, r.runtime); n != 2 {
+	if n := countCommands(t, r.runtime); n != 2 {
 		t.Errorf("%d processes after the worker's end, want the server and the one that stayed in its cgroup", n)
 	}
 	if err := syscall.Kill(server.PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	r.exit("server")
-	if n := countForks(t, r.runtime); n != 0 {
+	if n := countCommands(t, r.runtime); n != 0 {
 		t.Errorf("%d processes after the server's end", n)
 	}
 }
