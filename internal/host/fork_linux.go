@@ -275,7 +275,7 @@ func (s *supervisor) raiseFork(f *forkServer, k *fork, isBorn func()) error {
 			return err
 		}
 	}
-	identity := forkIdentity{Touch: f.written()}
+	var identity forkIdentity
 	if k.user != nil {
 		identity.UID = k.user.uid
 		if err := mapUser(pid, f.p.rec.PID, identity.UID); err != nil {
@@ -290,6 +290,9 @@ func (s *supervisor) raiseFork(f *forkServer, k *fork, isBorn func()) error {
 	}
 	if err := checkFork(pid, identity.UID); err != nil {
 		return err
+	}
+	if err := writeMessage(k.talk, forkCopies{Touch: f.written()}, nil); err != nil {
+		return k.broke(err)
 	}
 	if k.root != nil {
 		if err := k.root.giveTo(pid); err != nil {

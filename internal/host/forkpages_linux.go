@@ -56,6 +56,19 @@ func writtenPages(server, fork int) ([]pageRange, error) {
 	return w.found, nil
 }
 
+// pageRange is pages in a row: the address of the first, and how many.
+type pageRange [2]uint64
+
+// vector is pages as an array of the kernel's struct iovec: addresses and lengths in bytes.
+func vector(pages []pageRange) []byte {
+	v := make([]byte, 0, len(pages)*16)
+	for _, r := range pages {
+		v = binary.NativeEndian.AppendUint64(v, r[0])
+		v = binary.NativeEndian.AppendUint64(v, r[1]*uint64(os.Getpagesize()))
+	}
+	return v
+}
+
 // pageWalk collects what is found until a bound is met.
 type pageWalk struct {
 	pagemap *os.File

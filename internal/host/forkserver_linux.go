@@ -31,9 +31,9 @@ type forkServer struct {
 
 	mu       sync.Mutex
 	waiting  []*fork
-	newest   *child      // the fork that became a process last; nil: it was looked at
-	touched  []pageRange // what it had written to then
-	prepared *fork       // what the next one needs besides the child; nil: nothing
+	newest   *child // the fork that became a process last; nil: it was looked at
+	touched  []byte // the pages that it had written to then, for forkCopies
+	prepared *fork  // what the next one needs besides the child; nil: nothing
 }
 
 // newForkServer makes the control socket of p, which is a fork server.
@@ -159,7 +159,7 @@ func (f *forkServer) learn(s *supervisor) {
 		return // it ended: the next one is looked at
 	}
 	f.mu.Lock()
-	f.touched = pages
+	f.touched = vector(pages)
 	f.mu.Unlock()
 }
 
@@ -171,7 +171,7 @@ func (f *forkServer) became(c *child) {
 }
 
 // written is what the last fork wrote to that was looked at.
-func (f *forkServer) written() []pageRange {
+func (f *forkServer) written() []byte {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.touched

@@ -20,9 +20,10 @@ def _start() -> int:
     if forks:
         from portico_worker import forkserver
     sys.path.pop(0)
-    if forks and not forkserver.serve(sys.argv[2:]):
-        return 0
-    return main()
+    if not forks:
+        return main()
+    logs = forkserver.serve(sys.argv[2:])
+    return main(logs) if logs is not None else 0
 
 
 if __name__ == "__main__":

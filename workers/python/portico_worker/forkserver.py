@@ -6,7 +6,7 @@ wanted, with a socket on which the child talks to the supervisor. A child
 
 1. says that it is born, in a session and, where it is asked to, in user, mount and IPC namespaces of its own;
 2. is told its user id, becomes that user, gives up every privilege and says so;
-3. is told which pages the last fork has written to, and has the kernel copy them while there is nothing else to do;
+3. is told which pages the last fork has written to, and has the kernel copy them while it goes on;
 4. waits for its plan: arguments, environment, working directory, and the descriptors 0 to 4. Then it is a worker.
 
 The supervisor checks what a child says from outside: nothing here is trusted by it. Children are forked with
@@ -15,18 +15,19 @@ CLONE_PARENT, so that they are the supervisor's own children and live on when th
 
 from __future__ import annotations
 
+import _thread
+import base64
 import contextlib
 import ctypes
-import errno
 import fcntl
 import gc
 import importlib
 import importlib.util
 import inspect
+import io
 import json
 import os
 import platform
-import select
 import signal
 import socket
 import sys
@@ -36,15 +37,17 @@ import uuid
 from typing import Any
 
 from . import compat, forkstate, hints, http1, mlflowmodel, responses
+from .log import Logs
 
 CONTROL_FD = 3
 MESSAGE_MAX = 4096  # bytes of a message of the supervisor on the control socket
 CHUNK = 65536
 DESCRIPTORS_MAX = 1024  # that imports may have left open
 HIGH_FD = 64  # from here on descriptors are out of the way of those that a plan gives
-TOUCHED_AT_ONCE = 16  # ranges of pages, between two looks for the plan
+VECTOR_MAX = 1024  # ranges of pages that the kernel takes at once (UIO_MAXIOV)
 EXIT_SET_UP = 125  # of a child that could not be set up
 NAMES_MAX = 2000  # reported modules and variables, each
+REHEARSALS = 10  # until the interpreter has made the code as fast as it gets
 
 # What reading a pickled model imports, although the script names only the reader: where scikit-learn is installed, its
 # estimators.
@@ -63,16 +66,23 @@ _CLONE_PARENT, _CLONE_CHILD_CLEARTID, _CLONE_CHILD_SETTID = 0x8000, 0x200000, 0x
 _NEW_NAMESPACES = 0x10000000 | 0x00020000 | 0x08000000  # user, mount, IPC
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_GET_TID_ADDRESS = 1, 4, 24, 40
 _MADV_POPULATE_WRITE = 23
+_PROCESS_MADVISE = 440  # on every processor
 _CAPABILITY_VERSION_3 = 0x20080522
 _CLONE_NUMBERS = {"x86_64": 56, "aarch64": 220}
+
+
+class _Range(ctypes.Structure):
+    """A struct iovec."""
+
+    _fields_ = (("address", ctypes.c_void_p), ("length", ctypes.c_size_t))
 
 
 class Unfit(Exception):
     """Nothing can be forked from this process. The message says why."""
 
 
-def serve(names: list[str]) -> bool:
-    """Import what is named and fork until the supervisor hangs up. True in a child that is to be a worker."""
+def serve(names: list[str]) -> Logs | None:
+    """Import what is named and fork until the supervisor hangs up. In a child that is to be a worker: its logs."""
     gc.disable()  # what it frees would be holes, into which children then write
     control = socket.socket(fileno=CONTROL_FD)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the server
@@ -81,14 +91,15 @@ def serve(names: list[str]) -> bool:
         report = _prepare(names)
     except Unfit as unfit:
         control.send(json.dumps({"unfit": str(unfit)}).encode())
-        return False
+        return None
     _warm()
+    logs = _ready()
     gc.freeze()  # the collector must not write to pages that children share
     control.send(json.dumps(report).encode())
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, MESSAGE_MAX, 16)
         if not message:
-            return False
+            return None
         talk, *tasks = descriptors
         try:
             pid = fork()
@@ -101,8 +112,8 @@ def serve(names: list[str]) -> bool:
             control.close()
             high = fcntl.fcntl(talk, fcntl.F_DUPFD_CLOEXEC, HIGH_FD)
             os.close(talk)
-            _become(socket.socket(fileno=high), tasks, bool(json.loads(message)["isolate"]))
-            return True
+            _become(_Talk(socket.socket(fileno=high)), tasks, bool(json.loads(message)["isolate"]))
+            return logs
         for descriptor in descriptors:
             os.close(descriptor)
 
@@ -116,6 +127,30 @@ def _warm() -> None:
     responses.convert({"warm": [1, 2.5, "text"]})
     str(uuid.uuid4()).encode("latin-1")
     time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(0))
+    if "sklearn.linear_model" in sys.modules and "joblib" in sys.modules:
+        with contextlib.suppress(Exception):  # of another version: then a worker does it first
+            for _ in range(REHEARSALS):
+                _rehearse_sklearn()
+
+
+def _rehearse_sklearn() -> None:
+    """Read a model and ask it, as nearly every script with scikit-learn does: both fill caches at their first time."""
+    numpy, joblib = sys.modules["numpy"], sys.modules["joblib"]
+    model = sys.modules["sklearn.linear_model"].LogisticRegression()
+    model.classes_, model.n_features_in_ = numpy.array([0, 1]), 2
+    model.coef_, model.intercept_ = numpy.ones((1, 2)), numpy.zeros(1)
+    file = io.BytesIO()
+    joblib.dump(model, file)
+    file.seek(0)
+    joblib.load(file).predict(numpy.array([[1.0, 2.0]])).tolist()
+
+
+def _ready() -> Logs:
+    """Make what is the same for every worker: for what a child need not do it need not copy pages."""
+    for path in [path for path, finder in sys.path_importer_cache.items() if finder is None]:
+        del sys.path_importer_cache[path]  # what is not there for the fork server may be there for a child
+    compat.offer()
+    return Logs()
 
 
 def threads() -> int:
@@ -205,57 +240,100 @@ class _Fork:
         return pid
 
 
-def _become(talk: socket.socket, tasks: list[int], isolate: bool) -> None:
+class _Talk:
+    """A child's conversation with the supervisor: one JSON object a line."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._heard = b""
+        self.fileno = sock.fileno()
+        self.descriptors: list[int] = []  # all that came
+
+    def say(self, message: dict[str, Any]) -> None:
+        self._sock.sendall(json.dumps(message).encode() + b"\n")
+
+    def hear(self) -> dict[str, Any]:
+        """The next message. The process ends where the supervisor is gone, or wants no child any more."""
+        line, end, rest = self._heard.partition(b"\n")
+        while not end:
+            data, descriptors, _, _ = socket.recv_fds(self._sock, CHUNK, 16)
+            if not data:
+                os._exit(EXIT_SET_UP)
+            self.descriptors += descriptors
+            more, end, rest = data.partition(b"\n")
+            line += more
+        self._heard = rest
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+def _become(talk: _Talk, tasks: list[int], isolate: bool) -> None:
     """In the child: be set up, wait for the plan and act on it."""
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.setsid()
         for descriptor in tasks:  # of cgroups: whoever moves itself waits for nobody
             os.write(descriptor, b"0")
-        os.closerange(3, talk.fileno())
-        os.closerange(talk.fileno() + 1, DESCRIPTORS_MAX)
+        os.closerange(3, talk.fileno)
+        os.closerange(talk.fileno + 1, DESCRIPTORS_MAX)
         libc = ctypes.CDLL(None, use_errno=True)
         if isolate:
             _check(libc.unshare(_NEW_NAMESPACES), "new namespaces")
-        _say(talk, {})
-        identity, _ = _hear(talk)
+        talk.say({})
+        identity = talk.hear()
         if isolate:
             _drop(libc, int(identity["uid"]))
         libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
-        _say(talk, {})
-        # Meanwhile the supervisor makes the file system.
+        talk.say({})
+        # Meanwhile the supervisor looks whether it is so, and makes the file system.
         tempfile.tempdir = None  # it was that of the fork server
-        for path in [p for p, finder in sys.path_importer_cache.items() if finder is None]:
-            del sys.path_importer_cache[path]  # what was not there for the fork server may be there now
         forkstate.reseed()
-        compat.offer()
-        _touch(libc, identity.get("touch", []), talk)
-        plan, descriptors = _hear(talk)
-        _take(plan, descriptors)
-        _say(talk, {})
+        _touch(libc, base64.b64decode(talk.hear().get("touch", "")))
+        _take(talk.hear(), talk.descriptors)
+        talk.say({})
         talk.close()
     except BaseException as error:
         try:
-            _say(talk, {"error": f"{type(error).__name__}: {error}"})
+            talk.say({"error": f"{type(error).__name__}: {error}"})
         finally:
             os._exit(EXIT_SET_UP)
 
 
-def _touch(libc: Any, ranges: list[list[int]], talk: socket.socket) -> None:
-    """Have the kernel copy pages that will be written to, until they are or the plan is there.
+def _touch(libc: Any, ranges: bytes) -> None:
+    """Have the kernel copy pages that will be written to. It is done by a thread, on whichever processor is free.
 
-    Their content stays as it is, and what is not mapped here is passed over.
+    The ranges are as for process_madvise. Their content stays as it is, and what is not mapped here is passed over.
     """
-    plan = select.poll()
-    plan.register(talk, select.POLLIN)
-    size = os.sysconf("SC_PAGE_SIZE")
-    madvise = libc.madvise
-    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    for number, (address, pages) in enumerate(ranges):
-        if number % TOUCHED_AT_ONCE == 0 and plan.poll(0):
+    if not ranges:
+        return
+    first = os.pidfd_open(os.getpid())
+    me = fcntl.fcntl(first, fcntl.F_DUPFD_CLOEXEC, HIGH_FD)  # the plan gives the low ones to others
+    os.close(first)
+    count = len(ranges) // ctypes.sizeof(_Range)
+    _thread.start_new_thread(_copy, (libc, me, (_Range * count).from_buffer_copy(ranges)))
+
+
+def _copy(libc: Any, me: int, ranges: Any) -> None:
+    """The thread's work: in one call, during which the interpreter goes on, and after which nothing waits for it."""
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    number = ctypes.c_long
+    libc.syscall.argtypes = [number, number, ctypes.c_void_p, ctypes.c_size_t, number, number]
+    try:
+        for at in range(0, len(ranges), VECTOR_MAX):
+            some = ctypes.addressof(ranges) + at * ctypes.sizeof(_Range)
+            count = min(VECTOR_MAX, len(ranges) - at)
+            if libc.syscall(_PROCESS_MADVISE, me, some, count, _MADV_POPULATE_WRITE, 0) < 0:
+                break
+        else:
             return
-        if madvise(address, pages * size, _MADV_POPULATE_WRITE) != 0 and ctypes.get_errno() == errno.EINVAL:
-            return  # before Linux 5.14
+        for each in ranges:  # before Linux 6.13
+            if libc.madvise(each.address, each.length, _MADV_POPULATE_WRITE) != 0:
+                return  # before Linux 5.14
+    finally:
+        os.close(me)
 
 
 def _drop(libc: Any, uid: int) -> None:
@@ -295,20 +373,3 @@ def _take(plan: dict[str, Any], descriptors: list[int]) -> None:
     sys.argv[:] = plan["argv"][1:]
     time.tzset()
     forkstate.set_threads()
-
-
-def _say(talk: socket.socket, message: dict[str, Any]) -> None:
-    talk.sendall(json.dumps(message).encode() + b"\n")
-
-
-def _hear(talk: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """One line of the supervisor, with the descriptors that came with it."""
-    data, descriptors, _, _ = socket.recv_fds(talk, CHUNK, 16)
-    parts = [data]
-    while data and not data.endswith(b"\n"):
-        data = talk.recv(CHUNK)
-        parts.append(data)
-    if not data:
-        os._exit(EXIT_SET_UP)  # the supervisor is gone, or wants no child any more
-    message: dict[str, Any] = json.loads(b"".join(parts))
-    return message, list(descriptors)

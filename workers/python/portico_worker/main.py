@@ -23,8 +23,8 @@ EXIT_SCRIPT = 3  # the script is at fault; the status page says why
 _log = logging.getLogger(LOGGER)
 
 
-def main() -> int:
-    """Serve until SIGTERM; the exit status."""
+def main(logs: Logs | None = None) -> int:
+    """Serve until SIGTERM; the exit status. The logs are given where they were made before a fork."""
     page = pages.Page(PAGE_FD)
     os.close(PAGE_FD)  # the mapping stays
     listener = socket.socket(fileno=LISTENER_FD)
@@ -32,7 +32,7 @@ def main() -> int:
     faulthandler.enable(sys.__stderr__)  # type: ignore[arg-type]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the server, which drains first
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # nothing can be canceled before init() has returned
-    logs = Logs()
+    logs = logs or Logs()
     _shorten_scratch()
     try:
         compat.offer()
