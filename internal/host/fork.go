@@ -12,6 +12,7 @@ const (
 	forkTimeout      = 10 * time.Second       // one fork, set up and waiting for its plan
 	spareDelay       = 200 * time.Millisecond // before a spare is replaced: what was just started comes first
 	maxForkReport    = 64 << 10               // bytes of a fork server's report
+	forksToldAlike   = 32                     // of the pages that one worker wrote to, before another is looked at
 )
 
 // ForkSpec makes a process a fork server: one that other processes can be started from (ProcessSpec.From).

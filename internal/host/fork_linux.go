@@ -25,6 +25,7 @@ type fork struct {
 	talk    *net.UnixConn
 	lines   *bufio.Reader
 	root    *forkRoot
+	told    bool // which pages it will write to
 }
 
 // talkPair makes two connected sockets, ours for messages with descriptors and credentials.
@@ -94,7 +95,7 @@ func (s *supervisor) setUpFork(p *proc, spec *ProcessSpec, undo *undoing) error 
 		return err
 	}
 	k.hangUp()
-	f.became(k.child)
+	f.became(k)
 	go p.pump()
 	return nil
 }
@@ -109,10 +110,14 @@ func meanwhile(work func() error) (wait func() error) {
 // dressFork makes what the plan of a fork needs: its views, limits, log, and the files that it inherits.
 func (s *supervisor) dressFork(p *proc, k *fork, spec *ProcessSpec, undo *undoing) (*inherited, error) {
 	limited := meanwhile(func() error { return s.platform.cgroups.limit(k.cgroups, spec.Limits) })
-	err := k.show(spec.View, p.rec.Spare)
-	if err = errors.Join(limited(), err); err != nil {
-		return &inherited{}, err
-	}
+	shown := meanwhile(func() error { return k.show(spec.View, p.rec.Spare) })
+	files, err := s.openFilesAndLog(p, spec, undo)
+	return files, errors.Join(limited(), shown(), err)
+}
+
+// openFilesAndLog opens the log of a fork and the files that it inherits.
+func (s *supervisor) openFilesAndLog(p *proc, spec *ProcessSpec, undo *undoing) (*inherited, error) {
+	var err error
 	if p.log, err = newLogWriter(spec.Log); err != nil {
 		return &inherited{}, err
 	}
@@ -291,7 +296,9 @@ func (s *supervisor) raiseFork(f *forkServer, k *fork, isBorn func()) error {
 	if err := checkFork(pid, identity.UID); err != nil {
 		return err
 	}
-	if err := writeMessage(k.talk, forkCopies{Touch: f.written()}, nil); err != nil {
+	copies := forkCopies{Touch: f.written()}
+	k.told = len(copies.Touch) > 0
+	if err := writeMessage(k.talk, copies, nil); err != nil {
 		return k.broke(err)
 	}
 	if k.root != nil {

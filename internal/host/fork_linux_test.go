@@ -275,6 +275,32 @@ func TestSparesHaveThePagesThatWillBeWritten(t *testing.T) {
 	})
 }
 
+// What workers write to changes, and a fork that was told of pages has them all: now and then one is told nothing.
+func TestForksAreToldNothingNowAndThen(t *testing.T) {
+	f := &forkServer{}
+	if f.written() != nil {
+		t.Fatal("pages were told that nobody has looked for")
+	}
+	f.touched = []byte("pages")
+	for round := range 2 {
+		for n := range forksToldAlike {
+			if string(f.written()) != "pages" {
+				t.Fatalf("round %d: fork %d was told nothing", round, n)
+			}
+		}
+		if f.written() != nil {
+			t.Fatalf("round %d: no fork shows what it writes to by itself", round)
+		}
+	}
+	told, untold := &fork{child: &child{pid: 1}, told: true}, &fork{child: &child{pid: 2}}
+	if f.became(told); f.newest != nil {
+		t.Error("a fork that was told of pages is looked at")
+	}
+	if f.became(untold); f.newest != untold.child {
+		t.Error("a fork that was told nothing is not looked at")
+	}
+}
+
 func TestDeadSparesAreDiscarded(t *testing.T) {
 	r := newForkRig(t)
 	if !r.Info().Capabilities.Tracked {

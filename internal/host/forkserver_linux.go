@@ -31,8 +31,9 @@ type forkServer struct {
 
 	mu       sync.Mutex
 	waiting  []*fork
-	newest   *child // the fork that became a process last; nil: it was looked at
+	newest   *child // the last process that was told of no pages; nil: it was looked at
 	touched  []byte // the pages that it had written to then, for forkCopies
+	told     int    // forks that were told of them
 	prepared *fork  // what the next one needs besides the child; nil: nothing
 }
 
@@ -159,21 +160,33 @@ func (f *forkServer) learn(s *supervisor) {
 		return // it ended: the next one is looked at
 	}
 	f.mu.Lock()
-	f.touched = vector(pages)
+	f.touched, f.told = vector(pages), 0
 	f.mu.Unlock()
 }
 
-// became says which fork is a process now.
-func (f *forkServer) became(c *child) {
+// became says which fork is a process now. One that was told of pages has them, whether or not it writes to them, and
+// shows nothing.
+func (f *forkServer) became(k *fork) {
+	if k.told {
+		return
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.newest = c
+	f.newest = k.child
 }
 
-// written is what the last fork wrote to that was looked at.
+// written is what a fork is told of pages: those that the last one wrote to that was looked at, and now and then
+// nothing, since workers change.
 func (f *forkServer) written() []byte {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.told == forksToldAlike {
+		f.told = 0
+		return nil
+	}
+	if len(f.touched) > 0 {
+		f.told++
+	}
 	return f.touched
 }
 

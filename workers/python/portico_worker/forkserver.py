@@ -30,6 +30,7 @@ import os
 import platform
 import signal
 import socket
+import struct
 import sys
 import tempfile
 import time
@@ -67,14 +68,9 @@ _NEW_NAMESPACES = 0x10000000 | 0x00020000 | 0x08000000  # user, mount, IPC
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_GET_TID_ADDRESS = 1, 4, 24, 40
 _MADV_POPULATE_WRITE = 23
 _PROCESS_MADVISE = 440  # on every processor
+_RANGE = struct.Struct("NN")  # struct iovec: address, length in bytes
 _CAPABILITY_VERSION_3 = 0x20080522
 _CLONE_NUMBERS = {"x86_64": 56, "aarch64": 220}
-
-
-class _Range(ctypes.Structure):
-    """A struct iovec."""
-
-    _fields_ = (("address", ctypes.c_void_p), ("length", ctypes.c_size_t))
 
 
 class Unfit(Exception):
@@ -312,25 +308,23 @@ def _touch(libc: Any, ranges: bytes) -> None:
     first = os.pidfd_open(os.getpid())
     me = fcntl.fcntl(first, fcntl.F_DUPFD_CLOEXEC, HIGH_FD)  # the plan gives the low ones to others
     os.close(first)
-    count = len(ranges) // ctypes.sizeof(_Range)
-    _thread.start_new_thread(_copy, (libc, me, (_Range * count).from_buffer_copy(ranges)))
+    _thread.start_new_thread(_copy, (libc, me, ranges))
 
 
-def _copy(libc: Any, me: int, ranges: Any) -> None:
+def _copy(libc: Any, me: int, ranges: bytes) -> None:
     """The thread's work: in one call, during which the interpreter goes on, and after which nothing waits for it."""
-    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     number = ctypes.c_long
-    libc.syscall.argtypes = [number, number, ctypes.c_void_p, ctypes.c_size_t, number, number]
+    libc.syscall.argtypes = [number, number, ctypes.c_char_p, ctypes.c_size_t, number, number]
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     try:
-        for at in range(0, len(ranges), VECTOR_MAX):
-            some = ctypes.addressof(ranges) + at * ctypes.sizeof(_Range)
-            count = min(VECTOR_MAX, len(ranges) - at)
-            if libc.syscall(_PROCESS_MADVISE, me, some, count, _MADV_POPULATE_WRITE, 0) < 0:
+        for at in range(0, len(ranges), VECTOR_MAX * _RANGE.size):
+            some = ranges[at : at + VECTOR_MAX * _RANGE.size]
+            if libc.syscall(_PROCESS_MADVISE, me, some, len(some) // _RANGE.size, _MADV_POPULATE_WRITE, 0) < 0:
                 break
         else:
             return
-        for each in ranges:  # before Linux 6.13
-            if libc.madvise(each.address, each.length, _MADV_POPULATE_WRITE) != 0:
+        for address, length in _RANGE.iter_unpack(ranges):  # before Linux 6.13
+            if libc.madvise(address, length, _MADV_POPULATE_WRITE) != 0:
                 return  # before Linux 5.14
     finally:
         os.close(me)
