@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import logging
+import re
 import tokenize
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +21,7 @@ JSON_TEXT = (
     "Return the object itself"
 )
 _NDARRAY = "run() returns a numpy array, which is not JSON: return result.tolist()"
+_NDARRAY_INSIDE = "run() returns a numpy array inside its result, which is not JSON: put result.tolist() there"
 _SWALLOWED = (
     "run() answers with status 200 when %s was caught: callers and metrics see a success. "
     "Raise it, or return AMLResponse(message, 500)"
@@ -36,6 +38,22 @@ def of_result(result: Any) -> str:
         return '; return result.to_dict(orient="records")'
     if isinstance(result, (bytes, bytearray)):
         return "; return AMLResponse(result, 200) for bytes"
+    return ""
+
+
+_PARTS = (
+    (("ndarray", "float16", "float32", "int8", "int16", "int32", "int64", "uint8", "bool", "bool_"), "part.tolist()"),
+    (("DataFrame",), 'part.to_dict(orient="records")'),
+    (("Series", "Index"), "part.tolist()"),
+)
+
+
+def of_part(error: Exception) -> str:
+    """What to do about a part of a result that is not JSON, which json names by its type; or an empty text."""
+    found = re.match(r"Object of type (\w+) is not JSON serializable", str(error))
+    for names, way in _PARTS if found else ():
+        if found and found.group(1) in names:
+            return f"; put {way} into it"
     return ""
 
 
@@ -88,8 +106,10 @@ def _hints(tree: ast.AST) -> Iterator[tuple[ast.stmt | ast.ExceptHandler, str]]:
         elif isinstance(node, ast.Return) and node.value is not None:
             if _calls(node.value, "dumps"):
                 yield node, JSON_TEXT
-            elif _is_array(node.value) or isinstance(node.value, ast.Name) and node.value.id in arrays:
+            elif _gives_array(node.value, arrays):
                 yield node, _NDARRAY
+            elif any(_gives_array(part, arrays) for part in _parts(node.value)):
+                yield node, _NDARRAY_INSIDE
         elif isinstance(node, ast.ExceptHandler) and _swallows(node):
             yield node, _SWALLOWED % (ast.unparse(node.type) if node.type is not None else "an exception")
 
@@ -108,6 +128,18 @@ def _calls(node: ast.AST, name: str) -> bool:
         isinstance(node.func, ast.Attribute) and node.func.attr == name
         or isinstance(node.func, ast.Name) and node.func.id == name
     )  # fmt: skip
+
+
+def _gives_array(node: ast.AST, arrays: set[str]) -> bool:
+    return _is_array(node) or isinstance(node, ast.Name) and node.id in arrays
+
+
+def _parts(node: ast.AST) -> Iterator[ast.AST]:
+    """What stands in a dict, list or tuple that is written out, at any depth."""
+    parts = node.values if isinstance(node, ast.Dict) else node.elts if isinstance(node, (ast.List, ast.Tuple)) else ()
+    for part in parts:
+        yield part
+        yield from _parts(part)
 
 
 def _is_array(node: ast.AST) -> bool:

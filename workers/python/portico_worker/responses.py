@@ -174,9 +174,8 @@ def json_body(result: Any) -> bytes:
     try:
         return encode(result)
     except (TypeError, ValueError, RecursionError) as error:
-        raise Unusable(
-            f"run() returned {type(result).__name__}, which is not JSON{hints.of_result(result)}: {error}"
-        ) from None
+        way = hints.of_result(result) or hints.of_part(error)
+        raise Unusable(f"run() returned {type(result).__name__}, which is not JSON{way}: {error}") from None
 
 
 def _from_response(response: Any) -> Answer:
