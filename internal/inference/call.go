@@ -18,6 +18,7 @@ type Call struct {
 	ID       string // x-request-id, a UUID that the front door made
 	ClientID string // x-ms-client-request-id, or empty
 	Method   string
+	Host     string  // that the caller named, for an instance that is called under it; empty: it is told none
 	Path     string  // path at the instance, "/score"
 	Query    string  // raw, without '?'
 	Header   []Field // end to end; no credentials, no hop-by-hop fields

@@ -87,6 +87,12 @@ func (l *link) begin(call *Call, host string, number uint64, left time.Duration)
 		}
 		b = appendField(b, f)
 	}
+	if host == "" && call.Host != "" {
+		if !isValue(call.Host) {
+			return errField
+		}
+		b = appendField(b, Field{Name: "host", Value: call.Host})
+	}
 	b = append(b, "content-length: "...)
 	b = strconv.AppendInt(b, int64(len(call.Body)), 10)
 	l.out = append(b, "\r\n\r\n"...)

@@ -236,7 +236,7 @@ func (h *inferHandler) score(ctx context.Context, s *scoring) {
 	}
 	call := inference.Call{
 		ID: s.id, ClientID: s.field("x-ms-client-request-id"), Method: s.Method,
-		Path: s.path, Query: s.Query, Header: endToEnd(s.Header), Body: s.body, Deadline: deadline,
+		Path: s.path, Query: s.Query, Host: s.Host, Header: endToEnd(s.Header), Body: s.body, Deadline: deadline,
 	}
 	answer, err := h.do(ctx, &call)
 	if err != nil {

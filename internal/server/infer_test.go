@@ -134,6 +134,7 @@ func TestInferRoutes(t *testing.T) {
 		{"POST", "/score", "\xff", 400, `{"message": "Input cannot be decoded as UTF-8: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"}`},
 		{"POST", "/score", "header X-Own", 200, `"mine"`},
 		{"POST", "/score", "header X-Portico-Deadline-Ms", 200, `{}`},
+		{"POST", "/score", "header Host", 200, `"` + run.address + `"`},
 		{"GET", "/nothing", "", 404, `{"message":"The requested URL was not found on the server. If you entered the URL manually please check your spelling and try again."}`},
 	} {
 		req, err := http.NewRequestWithContext(t.Context(), c.method, "http://"+run.address+c.path, strings.NewReader(c.body))

@@ -191,6 +191,10 @@ class AMLRequest:
         self.stream = io.BytesIO(self._body)
         self._form: tuple[Values, Values] | None = None
 
+    def __getattr__(self, name: str) -> Any:
+        way = "where the script imports flask, run() gets Flask's own request, which may have it"
+        raise AttributeError(f"the request has no {name!r}; {way}")
+
     @property
     def data(self) -> bytes:
         """The body."""
@@ -307,9 +311,33 @@ class AMLRequest:
         return None
 
     @property
-    def user_agent(self) -> str:
+    def user_agent(self) -> UserAgent:
         """The field User-Agent."""
-        return str(self.headers.get("User-Agent", ""))
+        return UserAgent(self.headers.get("User-Agent", ""))
+
+    @property
+    def referrer(self) -> str | None:
+        """The field Referer."""
+        return self._field("Referer")
+
+    @property
+    def origin(self) -> str | None:
+        """The field Origin."""
+        return self._field("Origin")
+
+    @property
+    def content_encoding(self) -> str | None:
+        """The field Content-Encoding."""
+        return self._field("Content-Encoding")
+
+    @property
+    def is_secure(self) -> bool:
+        """Never: see scheme."""
+        return False
+
+    def _field(self, name: str) -> str | None:
+        value: str | None = self.headers.get(name)
+        return value
 
     @property
     def environ(self) -> dict[str, Any]:
@@ -337,6 +365,15 @@ class AMLRequest:
             else:
                 self._form = Values(), Values()
         return self._form
+
+
+class UserAgent(str):
+    """The field User-Agent."""
+
+    @property
+    def string(self) -> str:
+        """The field as it came."""
+        return str(self)
 
 
 def is_json(mimetype: str) -> bool:

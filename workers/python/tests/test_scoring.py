@@ -52,7 +52,13 @@ def test_raw_requests(start: Start, module: str) -> None:
     ]  # fmt: skip
     assert ask("[request.cookies['k'], request.headers['X-OWN'], 'x-own' in request.headers]", x_own="v",
                cookie="k=1; l=2") == ["1", "v", True]  # fmt: skip
+    assert ask("[request.user_agent.string, request.referrer, request.origin, request.content_encoding, request.url]",
+               user_agent="u/1", referer="r", origin="o", content_encoding="gzip", host="h:1", path="/score?a=b") == [
+        "u/1", "r", "o", "gzip", "http://h:1/score?a=b",
+    ]  # fmt: skip
     assert worker.ask(body=b"{", x_do="request.get_json(force=True)").status == 500
+    assert worker.ask(x_do="request.blueprint").status == 500
+    assert "the request has no 'blueprint'; where the script imports flask" in worker.log
 
 
 def test_raw_multipart(start: Start) -> None:
@@ -317,6 +323,8 @@ def test_debug_answers_have_the_traceback(start: Start) -> None:
             6,
             "status 200",
         ),
+        ("    p = model.predict(d)\n    return {'result': [p], 'n': 1}\n", 5, "a numpy array inside its result"),
+        ("    return {'result': model.predict(d).tolist()}\n", 0, ""),
         ("    try:\n        return f(d)\n    except Exception as e:\n        raise\n", 0, ""),
         ("    try:\n        return f(d)\n    except KeyError as e:\n        return {}\n", 0, ""),
         ("    try:\n        return f(d)\n    except Exception as e:\n        return AMLResponse(str(e), 500)\n", 0, ""),
@@ -329,3 +337,17 @@ def test_hints(start: Start, body: str, line: int, hint: str) -> None:
         assert f"azmlinfsrv.hint - line {line}: " in log and hint in log
     else:
         assert "azmlinfsrv.hint" not in log
+
+
+def test_results_with_parts_that_are_not_json(start: Start) -> None:
+    script = "import numpy, pandas\ndef init(): pass\ndef run(d): return eval(d)\n"
+    worker = start(script).ready()
+    for result, way in (
+        ("{'a': numpy.arange(3)}", "put part.tolist() into it"),
+        ("[numpy.float32(1)]", "put part.tolist() into it"),
+        ("[numpy.bool_(True)]", "put part.tolist() into it"),
+        ("[pandas.Series([1])]", "put part.tolist() into it"),
+        ("{'a': pandas.DataFrame()}", 'put part.to_dict(orient="records") into it'),
+    ):
+        assert worker.ask(body=result).status == 500
+        worker.wait(way, lambda way=way: f"not JSON; {way}: " in worker.log.splitlines()[-1])  # type: ignore[misc]
