@@ -273,6 +273,7 @@ func TestEnsureImage(t *testing.T) {
 func TestEnsureImageThatCannotBe(t *testing.T) {
 	s := newStore(t)
 	s.load("localhost/big", strings.Repeat("x", 1<<20))
+	s.run(archive(t, tar.Header{Name: "serve", Typeflag: tar.TypeReg}), "import", "--quiet", "--arch", "s390x", "-", "localhost/other")
 	for name, c := range map[string]struct {
 		change    func(*Config)
 		reference string
@@ -281,6 +282,7 @@ func TestEnsureImageThatCannotBe(t *testing.T) {
 	}{
 		"not here":   {nil, "localhost/none", online.CodeImageBuildFailure, "podman build or podman load"},
 		"not pulled": {func(c *Config) { c.NeverPull = true }, "registry.invalid/none", online.CodeImageBuildFailure, "does not pull"},
+		"of others":  {nil, "localhost/other", online.CodeImageBuildFailure, "made for linux/s390x"},
 		"no name":    {nil, "docker-archive:/etc/x", online.CodeBadArgument, "not the name of an image"},
 		"no podman":  {func(c *Config) { c.Podman = never }, "localhost/big", online.CodeNotImplemented, "podman"},
 		"too big":    {func(c *Config) { c.MaxImageBytes = 512 << 10 }, "localhost/big", online.CodeImageBuildFailure, "bigger than"},
