@@ -78,7 +78,7 @@ func (s *imageStore) make(tag, text string) {
 	if err := os.WriteFile(filepath.Join(s.dir, "Containerfile"), []byte(text), 0o600); err != nil {
 		s.t.Fatal(err)
 	}
-	s.podman("build", "--quiet", "--isolation", "chroot", "--tag", tag, ".")
+	s.podman("build", "--quiet", "--format", "docker", "--isolation", "chroot", "--tag", tag, ".")
 }
 
 // TestImagesThatPeopleBring runs images as they are found: a script as entrypoint with a command joined to it, a user and group by
@@ -102,7 +102,7 @@ WORKDIR /home/server/work
 ENTRYPOINT ["./start.sh"]
 CMD ["8501"]
 `)
-	images.make("localhost/brought:shell", "FROM localhost/brought:script\nUSER root\nENTRYPOINT []\nCMD exec serve 8501 \"$GREETING\"\n")
+	images.make("localhost/brought:shell", "FROM localhost/brought:script\nUSER root\nENTRYPOINT []\nHEALTHCHECK --interval=1s CMD exit 1\nSHELL [\"/bin/sh\", \"-euc\"]\nCMD exec serve 8501 \"$GREETING\"\n")
 	images.make("localhost/brought:nothing", "FROM localhost/brought:script\nENTRYPOINT []\nCMD []\n")
 	dir := files(t, map[string]string{
 		"endpoint.yml": endpointYAML("boxed"),
