@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"portico/internal/durable"
 )
 
 // Limits bound what one tree may be.
@@ -43,7 +45,6 @@ type Held struct {
 const (
 	treeName     = "tree"
 	manifestName = "manifest"
-	tempPrefix   = ".new-"
 	trashPrefix  = ".old-"
 )
 
@@ -75,7 +76,7 @@ func clearUnfinished(dir string) error {
 		return err
 	}
 	for _, n := range names {
-		if strings.HasPrefix(n.Name(), tempPrefix) || strings.HasPrefix(n.Name(), trashPrefix) {
+		if strings.HasPrefix(n.Name(), durable.TempPrefix) || strings.HasPrefix(n.Name(), trashPrefix) {
 			if err := removeTree(filepath.Join(dir, n.Name())); err != nil {
 				return err
 			}
@@ -160,7 +161,7 @@ func (s *Store) Remove(digest string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
-	if err := errors.Join(err, syncDir(s.dir), removeTree(trash)); err != nil {
+	if err := errors.Join(err, durable.SyncDir(s.dir), removeTree(trash)); err != nil {
 		return fmt.Errorf("remove tree %s: %w", digest, err)
 	}
 	return nil

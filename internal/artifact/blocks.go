@@ -15,6 +15,7 @@ import (
 	"slices"
 	"time"
 
+	"portico/internal/durable"
 	"portico/internal/online"
 )
 
@@ -86,7 +87,7 @@ func (u *Uploads) placeBlock(part, name, id string) error {
 	defer u.mu.Unlock()
 	dir := u.blockDir(name)
 	if err := os.Mkdir(dir, 0o700); err == nil {
-		if err := syncDir(filepath.Dir(dir)); err != nil {
+		if err := durable.SyncDir(filepath.Dir(dir)); err != nil {
 			return err
 		}
 	} else if !errors.Is(err, fs.ErrExist) {
@@ -102,7 +103,7 @@ func (u *Uploads) placeBlock(part, name, id string) error {
 	if err := os.Rename(part, filepath.Join(dir, blockFile(id))); err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return durable.SyncDir(dir)
 }
 
 // Blocks lists a blob's blocks: those that it consists of, in order, and those that wait, by id. A name that
@@ -233,7 +234,7 @@ func (u *Uploads) join(ctx context.Context, file string, pieces []piece) (size i
 		}
 		size += p.size
 	}
-	return size, errors.Join(f.Sync(), f.Close(), syncDir(filepath.Join(u.dir, dataName)))
+	return size, errors.Join(f.Sync(), f.Close(), durable.SyncDir(filepath.Join(u.dir, dataName)))
 }
 
 func (p piece) appendTo(ctx context.Context, to io.Writer) error {

@@ -50,36 +50,6 @@ func (u untilDone) Read(p []byte) (int, error) {
 	return u.r.Read(p)
 }
 
-// syncDir writes a directory's names to disk.
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
-// writeWhole writes a file under its name, all of it or nothing, and on disk. The directory is synced too.
-func writeWhole(path string, text []byte, mode fs.FileMode) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), tempPrefix+"*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name()) // the first error is the one to tell; leftovers go at the next start
-		}
-	}()
-	_, err = f.Write(text)
-	if err := errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
 // removeTree removes a tree that is read-only: an owner who is not root may not delete from a 0555 folder.
 func removeTree(path string) error {
 	err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"portico/internal/durable"
 	"portico/internal/online"
 )
 
@@ -77,7 +78,7 @@ func (s *Store) ImportUpload(ctx context.Context, u *Uploads, name string) (Tree
 
 // build lets fill put files into an unfinished folder, then gives it its digest's name.
 func (s *Store) build(tree *Tree, fill func(*builder) error) error {
-	temp, err := os.MkdirTemp(s.dir, tempPrefix)
+	temp, err := os.MkdirTemp(s.dir, durable.TempPrefix)
 	if err != nil {
 		return err
 	}
@@ -96,7 +97,7 @@ func (s *Store) build(tree *Tree, fill func(*builder) error) error {
 
 // place finishes an unfinished folder. If the tree is there already, that one stays and is marked as used.
 func (s *Store) place(temp, digest string, text []byte) error {
-	if err := writeWhole(filepath.Join(temp, manifestName), text, 0o444); err != nil {
+	if err := durable.Replace(filepath.Join(temp, manifestName), text, 0o444); err != nil {
 		return err
 	}
 	if err := os.Chmod(temp, 0o755); err != nil { // MkdirTemp made it 0700; it stays writable, since it is renamed
@@ -117,7 +118,7 @@ func (s *Store) place(temp, digest string, text []byte) error {
 	if err != nil {
 		return err
 	}
-	return syncDir(s.dir)
+	return durable.SyncDir(s.dir)
 }
 
 // builder collects the files of one tree. With dest it also writes them there.
@@ -142,7 +143,7 @@ func (b *builder) run(fill func(*builder) error) error {
 		made = append(made, filepath.Join(b.dest, filepath.FromSlash(dir)))
 	}
 	for _, dir := range made {
-		if err := errors.Join(syncDir(dir), os.Chmod(dir, 0o555)); err != nil {
+		if err := errors.Join(durable.SyncDir(dir), os.Chmod(dir, 0o555)); err != nil {
 			return err
 		}
 	}

@@ -18,6 +18,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"portico/internal/durable"
 	"portico/internal/online"
 )
 
@@ -422,7 +423,7 @@ func TestVerifyFindsDamage(t *testing.T) {
 func TestOpenClearsUnfinished(t *testing.T) {
 	s := openStore(t)
 	got := mustImport(t, s, tree(t, map[string]string{"d/a": "1"}))
-	for _, prefix := range []string{tempPrefix, trashPrefix} {
+	for _, prefix := range []string{durable.TempPrefix, trashPrefix} {
 		dir := filepath.Join(s.dir, prefix+"123", treeName)
 		if err := errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(dir+"/a", nil, 0o400), os.Chmod(dir, 0o500)); err != nil {
 			t.Fatal(err)

@@ -17,6 +17,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"portico/internal/durable"
 )
 
 // Bounds of a ledger.
@@ -226,7 +228,7 @@ func (l *Ledger) syncBlob(name string) error {
 		return err
 	}
 	err = errors.Join(f.Sync(), f.Close())
-	if dirErr := syncDir(filepath.Dir(l.path(name))); !errors.Is(dirErr, fs.ErrNotExist) {
+	if dirErr := durable.SyncDir(filepath.Dir(l.path(name))); !errors.Is(dirErr, fs.ErrNotExist) {
 		err = errors.Join(err, dirErr)
 	}
 	return err

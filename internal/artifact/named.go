@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"portico/internal/durable"
 )
 
 // namedPrefix begins the names of the folders that Named makes beside a tree.
@@ -42,13 +44,13 @@ func (s *Store) Named(ctx context.Context, digest, name string) (string, error) 
 }
 
 func (s *Store) makeNamed(ctx context.Context, tree, name, final string) error {
-	temp, err := os.MkdirTemp(s.dir, tempPrefix)
+	temp, err := os.MkdirTemp(s.dir, durable.TempPrefix)
 	if err != nil {
 		return err
 	}
 	err = linkTree(ctx, tree, filepath.Join(temp, name))
 	if err == nil {
-		err = errors.Join(os.Chmod(temp, 0o755), syncDir(temp))
+		err = errors.Join(os.Chmod(temp, 0o755), durable.SyncDir(temp))
 	}
 	if err == nil {
 		err = os.Rename(temp, final)
@@ -61,7 +63,7 @@ func (s *Store) makeNamed(ctx context.Context, tree, name, final string) error {
 	case err != nil:
 		return errors.Join(err, removeTree(temp))
 	}
-	return syncDir(filepath.Dir(final))
+	return durable.SyncDir(filepath.Dir(final))
 }
 
 // linkTree makes to a copy of the folder from, whose files are links, on disk and as read-only as from.
@@ -83,7 +85,7 @@ func linkTree(ctx context.Context, from, to string) error {
 	})
 	for _, dir := range made {
 		if err == nil {
-			err = errors.Join(syncDir(dir), os.Chmod(dir, 0o555))
+			err = errors.Join(durable.SyncDir(dir), os.Chmod(dir, 0o555))
 		}
 	}
 	return err

@@ -22,6 +22,7 @@ import (
 	"sync"
 	"time"
 
+	"portico/internal/durable"
 	"portico/internal/online"
 )
 
@@ -223,7 +224,7 @@ func (u *Uploads) save(rec *record) error {
 	if err != nil {
 		return err
 	}
-	if err := writeWhole(filepath.Join(u.dir, blobsName, hashed(rec.Name)), text, 0o600); err != nil {
+	if err := durable.Replace(filepath.Join(u.dir, blobsName, hashed(rec.Name)), text, 0o600); err != nil {
 		return diskError(err)
 	}
 	u.blobs[rec.Name] = rec
@@ -320,7 +321,7 @@ func (u *Uploads) Delete(name string) error {
 	if i, found := slices.BinarySearch(u.sorted, name); found {
 		u.sorted = slices.Delete(u.sorted, i, i+1)
 	}
-	if err := errors.Join(syncDir(records), os.Remove(u.data(rec.File)), os.RemoveAll(u.blockDir(name))); err != nil {
+	if err := errors.Join(durable.SyncDir(records), os.Remove(u.data(rec.File)), os.RemoveAll(u.blockDir(name))); err != nil {
 		return fmt.Errorf("delete blob %s: %w", name, err)
 	}
 	return nil
@@ -369,7 +370,7 @@ func receive(ctx context.Context, path string, r io.Reader, announced, most int6
 	case len(wantMD5) > 0 && !bytes.Equal(sum.Sum(nil), wantMD5):
 		return n, online.Errorf(online.CodeBadArgument, "Content-MD5", "the bytes that came have another MD5 than was announced")
 	}
-	return n, diskError(syncDir(filepath.Dir(path)))
+	return n, diskError(durable.SyncDir(filepath.Dir(path)))
 }
 
 func newMD5() hash.Hash { return md5.New() } //nolint:gosec // see the import

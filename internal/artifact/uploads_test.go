@@ -20,6 +20,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"portico/internal/durable"
 	"portico/internal/online"
 )
 
@@ -389,9 +390,9 @@ func TestOpenUploadsAfterCrash(t *testing.T) {
 	put(t, u, "c/kept", "x")
 	put(t, u, "c/lost", "y")
 	if err := errors.Join(
-		os.WriteFile(u.data("ORPHAN"), []byte("half"), 0o600),                              // received, not yet recorded
-		os.WriteFile(filepath.Join(dir, blobsName, tempPrefix+"1"), []byte(`{"Na`), 0o600), // a record half-way
-		os.Remove(u.data(u.blobs["c/lost"].File)),                                          // a failed deletion
+		os.WriteFile(u.data("ORPHAN"), []byte("half"), 0o600),                                      // received, not yet recorded
+		os.WriteFile(filepath.Join(dir, blobsName, durable.TempPrefix+"1"), []byte(`{"Na`), 0o600), // a record half-way
+		os.Remove(u.data(u.blobs["c/lost"].File)),                                                  // a failed deletion
 	); err != nil {
 		t.Fatal(err)
 	}

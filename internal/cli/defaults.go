@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"portico/internal/durable"
 	"portico/internal/online"
 	"portico/internal/server"
 )
@@ -68,16 +69,7 @@ func replaceUserFile(path string, v any) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	temp, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(temp.Name())
-	_, err = temp.Write(append(bytes.TrimSpace(text), '\n'))
-	if err = errors.Join(err, temp.Close()); err != nil {
-		return err
-	}
-	return os.Rename(temp.Name(), path)
+	return durable.Replace(path, append(bytes.TrimSpace(text), '\n'), 0o600)
 }
 
 // scopeFlags are -w, -g and --subscription.

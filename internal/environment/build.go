@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"portico/internal/durable"
 	"portico/internal/online"
 )
 
@@ -212,8 +213,8 @@ func (b *Builder) finish(r *record, place workplace, start time.Time) error {
 		return b.tooBig()
 	}
 	r.Packages = len(packages)
-	if err := writeFile(filepath.Join(b.cfg.Dir, r.ID, lockFile), []byte(lockText(r, packages, conda))); err != nil {
-		return err
+	if err := durable.Replace(filepath.Join(b.cfg.Dir, r.ID, lockFile), []byte(lockText(r, packages, conda)), fileMode); err != nil {
+		return fmt.Errorf("write %s: %w", lockFile, err)
 	}
 	r.Seconds = time.Since(start).Seconds()
 	return b.writeRecord(r)
@@ -265,14 +266,14 @@ func (b *Builder) steps(p *plan, place workplace) ([]step, string, error) {
 	reqs := ""
 	if len(p.reqs.Packages) > 0 {
 		reqs = filepath.Join(place.work, "requirements.txt")
-		if err := writeFile(reqs, []byte(p.reqs.text())); err != nil {
-			return nil, "", err
+		if err := durable.Replace(reqs, []byte(p.reqs.text()), fileMode); err != nil {
+			return nil, "", fmt.Errorf("write requirements: %w", err)
 		}
 	}
 	if p.conda != "" {
 		file := filepath.Join(place.work, "environment.yaml")
-		if err := writeFile(file, []byte(condaInput(p.wish.Conda, reqs))); err != nil {
-			return nil, "", err
+		if err := durable.Replace(file, []byte(condaInput(p.wish.Conda, reqs)), fileMode); err != nil {
+			return nil, "", fmt.Errorf("write the conda file: %w", err)
 		}
 		return append(condaSteps(p.conda, place, file), verifyStep(place)), filepath.Base(p.conda), nil
 	}

@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"portico/internal/durable"
 	"portico/internal/online"
 )
 
@@ -156,8 +157,8 @@ func (b *Builder) image(ctx context.Context, key string, want resolved, file str
 	}
 	if known == "" {
 		text, _ := json.Marshal(want) // of texts
-		if err := errors.Join(writeFile(file, text), syncDir(filepath.Dir(file))); err != nil {
-			return nil, err
+		if err := durable.Replace(file, text, fileMode); err != nil {
+			return nil, fmt.Errorf("remember the image: %w", err)
 		}
 	}
 	return r, nil
@@ -212,8 +213,8 @@ func (b *Builder) unpack(ctx context.Context, id string, want resolved, found *i
 		return nil, err
 	}
 	lock := fmt.Sprintf("# image %s\n# %s\n", want.Reference, want.Digest)
-	if err := writeFile(filepath.Join(dir, lockFile), []byte(lock)); err != nil {
-		return nil, err
+	if err := durable.Replace(filepath.Join(dir, lockFile), []byte(lock), fileMode); err != nil {
+		return nil, fmt.Errorf("write %s: %w", lockFile, err)
 	}
 	r.Seconds = time.Since(start).Seconds()
 	return r, b.writeRecord(r)

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"portico/internal/durable"
 	"portico/internal/online"
 )
 
@@ -168,6 +169,9 @@ func (b *Builder) readRecord(id string) (*record, time.Time, error) {
 	return r, st.ModTime(), nil
 }
 
+// fileMode lets everyone read what is written here.
+const fileMode fs.FileMode = 0o644
+
 // writeRecord is the moment in which an environment becomes complete: all of it is on disk before.
 func (b *Builder) writeRecord(r *record) error {
 	data, err := json.MarshalIndent(r, "", "  ")
@@ -178,43 +182,8 @@ func (b *Builder) writeRecord(r *record) error {
 	if err := syncTree(dir); err != nil {
 		return fmt.Errorf("write the environment to disk: %w", err)
 	}
-	temporary := filepath.Join(dir, recordFile+".new")
-	if err := writeFile(temporary, append(data, '\n')); err != nil {
-		return err
-	}
-	if err := os.Rename(temporary, filepath.Join(dir, recordFile)); err != nil {
+	if err := durable.Replace(filepath.Join(dir, recordFile), append(data, '\n'), fileMode); err != nil {
 		return fmt.Errorf("write the environment's record: %w", err)
-	}
-	return syncDir(dir)
-}
-
-// writeFile writes a file that everyone may read, to disk.
-func writeFile(path string, data []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
-	if err != nil {
-		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
-	}
-	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("sync %s: %w", filepath.Base(dir), err)
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
-		return fmt.Errorf("sync %s: %w", filepath.Base(dir), err)
 	}
 	return nil
 }

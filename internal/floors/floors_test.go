@@ -14,7 +14,7 @@ import (
 // floors only.
 var floor = map[string]int{
 	"internal/online": 0, "internal/telemetry": 0, "workers": 0, "internal/onnxrt": 0, "internal/http1": 0, "internal/onnx/modelconfig": 0,
-	"internal/testkit": 0,
+	"internal/testkit": 0, "internal/durable": 0,
 
 	"internal/arm": 1, "internal/route": 1, "internal/admission": 1, "internal/store": 1, "internal/artifact": 1,
 	"internal/vault": 1, "internal/access": 1, "internal/compute": 1, "internal/cost": 1, "internal/mlflow": 1,

@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"portico/internal/durable"
 )
 
 // cgroupsFile in the state directory names every directory that the last supervisor may have had in a hierarchy. Where that is
@@ -49,7 +51,7 @@ func sweepCgroups(ctx context.Context, state, key string, mounts []cgroupMount, 
 	}
 	var unwritten error
 	if now := strings.Join(bases, "\n") + "\n"; now != string(text) {
-		unwritten = replaceFile(record, []byte(now))
+		unwritten = durable.Replace(record, []byte(now), 0o600)
 	}
 	if err := errors.Join(unread, unwritten); err != nil {
 		return fmt.Errorf("keep record of cgroups: %w", err)

@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+
+	"portico/internal/durable"
 )
 
 // Bounds of the journal.
@@ -71,7 +73,7 @@ func openJournal(dir string) (*journal, error) {
 		_, err = f.Seek(good, io.SeekStart)
 	}
 	if err == nil {
-		err = syncDir(dir)
+		err = durable.SyncDir(dir)
 	}
 	if err != nil {
 		_ = f.Close()
@@ -155,7 +157,7 @@ func (j *journal) rewrite() error {
 			return fmt.Errorf("encode journal entry: %w", err)
 		}
 	}
-	f, err := replaceOpen(j.path, buf.Bytes())
+	f, err := durable.ReplaceOpen(j.path, buf.Bytes(), 0o600)
 	if f != nil { // it is the journal now, even if err says that a power cut could bring the old one back
 		_ = j.file.Close()
 		j.file, j.size, j.reserved = f, int64(buf.Len()), 0

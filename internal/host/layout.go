@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"portico/internal/durable"
 )
 
 // maxSocketDirBytes leaves room for names of 40 bytes below maxSocketBytes.
@@ -73,7 +75,7 @@ func shortSocketDir(root string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := replaceFile(record, []byte(dir+"\n")); err != nil {
+	if err := durable.Replace(record, []byte(dir+"\n"), 0o600); err != nil {
 		return "", fmt.Errorf("record socket directory: %w", err)
 	}
 	return dir, nil
@@ -130,47 +132,4 @@ func lockFile(path string, wait bool) (unlock func(), err error) {
 		return nil, fmt.Errorf("lock %s: %w", filepath.Base(path), err)
 	}
 	return func() { _ = f.Close() }, nil
-}
-
-// replaceFile writes a small file so that after a crash either the old or the new content is there.
-func replaceFile(path string, data []byte) error {
-	f, err := replaceOpen(path, data)
-	if f != nil {
-		_ = f.Close() // what it holds is on disk already
-	}
-	return err
-}
-
-// replaceOpen is replaceFile that gives the new file, opened for reading and writing. A file together with an
-// error is in place, but the directory's entry may not survive a power cut.
-func replaceOpen(path string, data []byte) (*os.File, error) {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new-*")
-	if err != nil {
-		return nil, err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = f.Close()
-		_ = os.Remove(f.Name())
-		return nil, err
-	}
-	return f, syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	err = d.Sync()
-	if e := d.Close(); err == nil {
-		err = e
-	}
-	return err
 }

@@ -12,6 +12,7 @@ import (
 	"portico/internal/api"
 	"portico/internal/compute"
 	"portico/internal/control"
+	"portico/internal/durable"
 	"portico/internal/online"
 )
 
@@ -71,7 +72,10 @@ func (s *serving) openIdentityListener(ctx context.Context) error {
 			return fmt.Errorf("identity: %w", err)
 		}
 		if err = s.listenIdentity(ctx, address); err == nil {
-			return writeFile(s.path(identityAddressFile), []byte(address+"\n"), 0o600)
+			if err := durable.Replace(s.path(identityAddressFile), []byte(address+"\n"), 0o600); err != nil {
+				return fmt.Errorf("keep the identity address: %w", err)
+			}
+			return nil
 		}
 		if attempt == freePortAttempts {
 			return err

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"portico/internal/compute"
+	"portico/internal/durable"
 	"portico/internal/http1"
 	"portico/internal/inference"
 	"portico/internal/online"
@@ -322,7 +323,7 @@ func announceInfer(path, address string) error {
 	if err != nil {
 		return fmt.Errorf("write ready file: %w", err)
 	}
-	if err := writeFile(path, append(doc, '\n'), 0o644); err != nil {
+	if err := durable.Replace(path, append(doc, '\n'), 0o644); err != nil {
 		return fmt.Errorf("write ready file: %w", err)
 	}
 	return nil

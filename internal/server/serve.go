@@ -19,6 +19,7 @@ import (
 	"portico/internal/collect"
 	"portico/internal/compute/local"
 	"portico/internal/control"
+	"portico/internal/durable"
 	"portico/internal/environment"
 	"portico/internal/gateway"
 	"portico/internal/host"
@@ -191,7 +192,7 @@ func administratorToken(path string) (online.Secret, error) {
 		return "", fmt.Errorf("read the administrator's token: %w", err)
 	}
 	token := access.NewKey()
-	if err := writeFile(path, []byte(token.Reveal()+"\n"), 0o600); err != nil {
+	if err := durable.Replace(path, []byte(token.Reveal()+"\n"), 0o600); err != nil {
 		return "", fmt.Errorf("write the administrator's token: %w", err)
 	}
 	return token, nil
@@ -397,13 +398,13 @@ func (s *serving) announce() error {
 		return fmt.Errorf("encode the ready file: %w", err)
 	}
 	doc = append(doc, '\n')
-	if err := writeFile(s.path(readyFile), doc, 0o600); err != nil {
-		return err
+	if err := durable.Replace(s.path(readyFile), doc, 0o600); err != nil {
+		return fmt.Errorf("write the ready file: %w", err)
 	}
 	s.onStop("the ready file", func() error { return os.Remove(s.path(readyFile)) })
 	if s.cfg.ReadyFile != "" {
-		if err := writeFile(s.cfg.ReadyFile, doc, 0o644); err != nil {
-			return err
+		if err := durable.Replace(s.cfg.ReadyFile, doc, 0o644); err != nil {
+			return fmt.Errorf("write the ready file: %w", err)
 		}
 	}
 	s.warnOfNames()
@@ -461,23 +462,6 @@ func reachable(l net.Listener, hosts ...string) string {
 		}
 	}
 	return net.JoinHostPort(h, port)
-}
-
-// writeFile replaces a file in one step, so that no reader sees half of it.
-func writeFile(path string, doc []byte, mode os.FileMode) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".portico-")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(doc)
-	if err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	if err := os.Rename(tmp.Name(), path); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return nil
 }
 
 func (s *serving) loop() *reconcile.Loop {

@@ -22,6 +22,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"portico/internal/durable"
 )
 
 const (
@@ -284,7 +286,7 @@ func (a *Authority) readCertificate(name string) (*x509.Certificate, error) {
 
 func (a *Authority) writeCertificate(name string, der []byte) error {
 	text := pem.EncodeToMemory(&pem.Block{Type: certificateBlock, Bytes: der})
-	return writeFile(filepath.Join(a.dir, name), text, publicFileMode, os.Rename)
+	return durable.Replace(filepath.Join(a.dir, name), text, publicFileMode)
 }
 
 func (a *Authority) readKey(name, purpose string) (*ecdsa.PrivateKey, error) {
@@ -316,5 +318,5 @@ func (a *Authority) writeKey(name, purpose string, key *ecdsa.PrivateKey) error 
 	if err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(a.dir, name), sealed, privateFileMode, os.Rename)
+	return durable.Replace(filepath.Join(a.dir, name), sealed, privateFileMode)
 }

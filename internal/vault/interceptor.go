@@ -19,6 +19,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"portico/internal/durable"
 )
 
 // Lifetimes of what an Interceptor makes. A client that read the file at any moment can verify for at least
@@ -312,8 +314,8 @@ func (i *Interceptor) write(line []generation) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(filepath.Join(i.dir, interceptStateFile), sealed, privateFileMode, os.Rename); err != nil {
+	if err := durable.Replace(filepath.Join(i.dir, interceptStateFile), sealed, privateFileMode); err != nil {
 		return err
 	}
-	return writeFile(i.CAFile(), public, publicFileMode, os.Rename)
+	return durable.Replace(i.CAFile(), public, publicFileMode)
 }

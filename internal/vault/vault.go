@@ -15,8 +15,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
+
+	"portico/internal/durable"
 )
 
 const (
@@ -134,7 +135,7 @@ func create(path string) error {
 	_, _ = rand.Read(key) // never fails (crypto/rand)
 	text := "# Portico's master key. Without it no secret of this data directory can be read: keep a copy elsewhere.\n" +
 		base64.StdEncoding.EncodeToString(key) + "\n"
-	err := writeFile(path, []byte(text), 0o600, os.Link)
+	err := durable.Create(path, []byte(text), 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		return nil
 	}
@@ -207,31 +208,4 @@ func cipherFor(key masterKey, purpose string) (cipher.AEAD, error) {
 
 func associated(header []byte, purpose string) []byte {
 	return append(append(make([]byte, 0, len(header)+len(purpose)), header...), purpose...)
-}
-
-// writeFile writes a whole file and gives it its name with place (os.Link: the name must be free; os.Rename:
-// what was there is replaced). A crash leaves either nothing under the name or all of it.
-func writeFile(path string, text []byte, mode fs.FileMode, place func(from, to string) error) (err error) {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if rm := os.Remove(f.Name()); rm != nil && !errors.Is(rm, fs.ErrNotExist) { // a rename took it
-			err = errors.Join(err, rm)
-		}
-	}()
-	_, err = f.Write(text)
-	if err := errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := place(f.Name(), path); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"portico/internal/compute"
+	"portico/internal/durable"
 	"portico/internal/online"
 )
 
@@ -123,7 +124,7 @@ func (f *files) removeSet(set string) error {
 	if err := os.Remove(f.setPath(set)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove set %s: %w", set, err)
 	}
-	return syncDir(filepath.Join(f.root, setsDir))
+	return durable.SyncDir(filepath.Join(f.root, setsDir))
 }
 
 // sets reads all sets.
@@ -251,38 +252,5 @@ func putJSON(path string, value any) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(text, '\n'))
-	if err == nil {
-		err = f.Chmod(filePrivate)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	err = d.Sync()
-	if e := d.Close(); err == nil {
-		err = e
-	}
-	return err
+	return durable.Replace(path, append(text, '\n'), filePrivate)
 }
