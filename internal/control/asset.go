@@ -54,12 +54,9 @@ func (s *Service) PutAsset(ctx context.Context, c Caller, w online.WorkspaceID, 
 		if _, err := workspace(tx, w); err != nil {
 			return err
 		}
-		rec, err := find(tx, id)
+		rec, err := findForChange(tx, id, in.Match, false)
 		if err != nil {
 			return err
-		}
-		if fault := in.Match.check(rec); fault != nil {
-			return fault
 		}
 		if err := sameContent(tx, id, rec, &spec); err != nil {
 			return err
@@ -340,12 +337,9 @@ func (s *Service) DeleteAsset(ctx context.Context, c Caller, w online.WorkspaceI
 	id := w.Asset(kind, name, version)
 	now := s.now()
 	err = s.update(ctx, c, func(tx store.Tx) error {
-		rec, err := find(tx, id)
+		rec, err := findForChange(tx, id, m, false)
 		if err != nil {
 			return err
-		}
-		if fault := m.check(rec); fault != nil {
-			return fault
 		}
 		if found = rec != nil; !found {
 			return nil
@@ -425,12 +419,9 @@ func (s *Service) PutContainer(ctx context.Context, c Caller, w online.Workspace
 		if _, err := workspace(tx, w); err != nil {
 			return err
 		}
-		rec, err := find(tx, id)
+		rec, err := findForChange(tx, id, m, false)
 		if err != nil {
 			return err
-		}
-		if fault := m.check(rec); fault != nil {
-			return fault
 		}
 		next := spec
 		why := "create"
@@ -537,12 +528,9 @@ func (s *Service) DeleteContainer(ctx context.Context, c Caller, w online.Worksp
 	id := w.Asset(kind, "", name)
 	now := s.now()
 	err = s.update(ctx, c, func(tx store.Tx) error {
-		rec, err := find(tx, id)
+		rec, err := findForChange(tx, id, m, false)
 		if err != nil {
 			return err
-		}
-		if fault := m.check(rec); fault != nil {
-			return fault
 		}
 		if found = rec != nil; !found {
 			return nil

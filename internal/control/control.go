@@ -161,6 +161,22 @@ func find(r store.Reader, id online.ID) (*store.Record, error) {
 	return rec, nil
 }
 
+// findForChange reads the record that a command changes, nil when there is none, and says why the command may not: nothing is
+// there and must be, or what is there is not what the caller saw.
+func findForChange(r store.Reader, id online.ID, m Match, mustExist bool) (*store.Record, error) {
+	rec, err := find(r, id)
+	if err != nil {
+		return nil, err
+	}
+	if rec == nil && mustExist {
+		return nil, notFound(id)
+	}
+	if fault := m.check(rec); fault != nil {
+		return nil, fault
+	}
+	return rec, nil
+}
+
 // must reads a record that the command needs.
 func must(r store.Reader, id online.ID) (*store.Record, error) {
 	rec, err := find(r, id)

@@ -134,15 +134,9 @@ func (s *Service) deploymentForChange(tx store.Tx, id online.ID, ch change) (*st
 	if fault := online.CheckName("deployment", id.Name, "name"); fault != nil {
 		return nil, nil, fault
 	}
-	rec, err := find(tx, id)
+	rec, err := findForChange(tx, id, ch.match, ch.mustExist)
 	if err != nil {
 		return nil, nil, err
-	}
-	if rec == nil && ch.mustExist {
-		return nil, nil, notFound(id)
-	}
-	if fault := ch.match.check(rec); fault != nil {
-		return nil, nil, fault
 	}
 	if rec == nil {
 		return parent, nil, checkNewDeployment(tx, id)
@@ -329,12 +323,9 @@ func (s *Service) DeleteDeployment(ctx context.Context, c Caller, w online.Works
 		if _, err := workspace(tx, w); err != nil {
 			return err
 		}
-		rec, err := find(tx, id)
+		rec, err := findForChange(tx, id, m, false)
 		if err != nil {
 			return err
-		}
-		if fault := m.check(rec); fault != nil {
-			return fault
 		}
 		if rec == nil {
 			return nil

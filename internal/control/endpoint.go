@@ -158,15 +158,9 @@ func (s *Service) endpointForChange(tx store.Tx, id online.ID,
 	if fault := online.CheckName("endpoint", id.Name, "name"); fault != nil {
 		return nil, nil, fault
 	}
-	rec, err := find(tx, id)
+	rec, err := findForChange(tx, id, ch.match, ch.mustExist)
 	if err != nil {
 		return nil, nil, err
-	}
-	if rec == nil && ch.mustExist {
-		return nil, nil, notFound(id)
-	}
-	if fault := ch.match.check(rec); fault != nil {
-		return nil, nil, fault
 	}
 	if rec == nil {
 		if err := checkNewEndpoint(tx, id); err != nil {
@@ -415,12 +409,9 @@ func (s *Service) DeleteEndpoint(ctx context.Context, c Caller, w online.Workspa
 		if _, err := workspace(tx, w); err != nil {
 			return err
 		}
-		rec, err := find(tx, w.Endpoint(name))
+		rec, err := findForChange(tx, w.Endpoint(name), m, false)
 		if err != nil {
 			return err
-		}
-		if fault := m.check(rec); fault != nil {
-			return fault
 		}
 		if rec == nil {
 			return nil

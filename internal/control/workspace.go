@@ -72,15 +72,9 @@ func (s *Service) changeWorkspace(ctx context.Context, c Caller, w online.Worksp
 	}
 	now := s.now()
 	err = s.update(ctx, c, func(tx store.Tx) error {
-		rec, err := find(tx, w.ID())
+		rec, err := findForChange(tx, w.ID(), m, mustExist)
 		if err != nil {
 			return err
-		}
-		if rec == nil && mustExist {
-			return notFound(w.ID())
-		}
-		if fault := m.check(rec); fault != nil {
-			return fault
 		}
 		before := online.WorkspaceSpec{Location: s.Location}
 		why := "create"
@@ -160,12 +154,9 @@ func (s *Service) ListWorkspaces(ctx context.Context, c Caller, subscription, gr
 func (s *Service) DeleteWorkspace(ctx context.Context, c Caller, w online.WorkspaceID, m Match) (found bool, err error) {
 	now := s.now()
 	err = s.update(ctx, c, func(tx store.Tx) error {
-		rec, err := find(tx, w.ID())
+		rec, err := findForChange(tx, w.ID(), m, false)
 		if err != nil {
 			return err
-		}
-		if fault := m.check(rec); fault != nil {
-			return fault
 		}
 		if found = rec != nil; !found {
 			return nil
