@@ -15,10 +15,7 @@ import (
 const referencePrefix = "azureml:"
 
 // modelRef is `model:` of a deployment: a reference, or a model written in place.
-type modelRef struct {
-	Reference string
-	Inline    *modelFile
-}
+type modelRef = assetRef[modelFile]
 
 // modelFile is the model schema.
 type modelFile struct {
@@ -39,10 +36,7 @@ type modelFile struct {
 }
 
 // environmentRef is `environment:` of a deployment.
-type environmentRef struct {
-	Reference string
-	Inline    *environmentFile
-}
+type environmentRef = assetRef[environmentFile]
 
 // environmentFile is the environment schema.
 type environmentFile struct {
@@ -139,47 +133,36 @@ func (c *condaFile) MarshalJSON() ([]byte, error) {
 	return json.Marshal(c.Text)
 }
 
-func (r *modelRef) decodeNode(d *decoder, n *yaml.Node, path string) {
+// assetRef is a field that names a registered asset, or has one written in place.
+type assetRef[T placed] struct {
+	Reference string
+	Inline    *T
+}
+
+// placed says how an asset is written in place, with %s for the path.
+type placed interface{ inPlace() string }
+
+func (modelFile) inPlace() string       { return "model: {path: %s}" }
+func (environmentFile) inPlace() string { return "environment: {conda_file: %s}" }
+
+func (r *assetRef[T]) decodeNode(d *decoder, n *yaml.Node, path string) {
 	n = d.unfold(n, yaml.MappingNode)
-	if ref, ok := decodeReference(d, n, path, "model: {path: %s}"); ok {
-		*r = modelRef{Reference: ref}
+	inline := new(T)
+	if ref, ok := decodeReference(d, n, path, (*inline).inPlace()); ok {
+		*r = assetRef[T]{Reference: ref}
 		return
 	}
 	if n.Kind == yaml.MappingNode {
 		// An override changes what is there; a file replaces it.
-		inline := &modelFile{}
 		if d.merge && r.Inline != nil {
 			inline = r.Inline
 		}
-		*r = modelRef{Inline: decodeInto(d, n, inline, path)}
+		*r = assetRef[T]{Inline: decodeInto(d, n, inline, path)}
 	}
 }
 
-// MarshalJSON shows the reference, or the model written in place.
-func (r *modelRef) MarshalJSON() ([]byte, error) {
-	if r.Inline != nil {
-		return json.Marshal(r.Inline)
-	}
-	return json.Marshal(r.Reference)
-}
-
-func (r *environmentRef) decodeNode(d *decoder, n *yaml.Node, path string) {
-	n = d.unfold(n, yaml.MappingNode)
-	if ref, ok := decodeReference(d, n, path, "environment: {conda_file: %s}"); ok {
-		*r = environmentRef{Reference: ref}
-		return
-	}
-	if n.Kind == yaml.MappingNode {
-		inline := &environmentFile{}
-		if d.merge && r.Inline != nil {
-			inline = r.Inline
-		}
-		*r = environmentRef{Inline: decodeInto(d, n, inline, path)}
-	}
-}
-
-// MarshalJSON shows the reference, or the environment written in place.
-func (r *environmentRef) MarshalJSON() ([]byte, error) {
+// MarshalJSON shows the reference, or what was written in place.
+func (r *assetRef[T]) MarshalJSON() ([]byte, error) {
 	if r.Inline != nil {
 		return json.Marshal(r.Inline)
 	}

@@ -2,11 +2,8 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"strings"
-
-	"go.yaml.in/yaml/v4"
 
 	"portico/internal/arm"
 	"portico/internal/online"
@@ -28,10 +25,7 @@ type collectionFile struct {
 }
 
 // collectionRef is `data:` of a collection: a reference to a data asset, or one written in place.
-type collectionRef struct {
-	Reference string
-	Inline    *collectedToFile
-}
+type collectionRef = assetRef[collectedToFile]
 
 type collectedToFile struct {
 	Name    string `json:"name,omitempty"`
@@ -39,34 +33,13 @@ type collectedToFile struct {
 	Version string `json:"version,omitempty"`
 }
 
+func (collectedToFile) inPlace() string { return "data: {path: %s}" }
+
 type requestLoggingFile struct {
 	CaptureHeaders []string `json:"capture_headers,omitempty"`
 }
 
 var rollWords = words{{"minute", "Minute"}, {"hour", "Hour"}, {"day", "Day"}, {"month", "Month"}, {"year", "Year"}}
-
-func (r *collectionRef) decodeNode(d *decoder, n *yaml.Node, path string) {
-	n = d.unfold(n, yaml.MappingNode)
-	if ref, ok := decodeReference(d, n, path, "data: {path: %s}"); ok {
-		*r = collectionRef{Reference: ref}
-		return
-	}
-	if n.Kind == yaml.MappingNode {
-		inline := &collectedToFile{}
-		if d.merge && r.Inline != nil {
-			inline = r.Inline
-		}
-		*r = collectionRef{Inline: decodeInto(d, n, inline, path)}
-	}
-}
-
-// MarshalJSON shows the reference, or what was written in place.
-func (r *collectionRef) MarshalJSON() ([]byte, error) {
-	if r.Inline != nil {
-		return json.Marshal(r.Inline)
-	}
-	return json.Marshal(r.Reference)
-}
 
 // wire gives the collector; data are the data assets of its collections.
 func (f *dataCollectorFile) wire(data map[string]string) *arm.DataCollector {
