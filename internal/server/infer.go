@@ -167,6 +167,13 @@ func RunInfer(ctx context.Context, cfg InferConfig, logger *slog.Logger) (err er
 	}
 	launcher := newExecLauncher(cfg, argv)
 	defer launcher.close()
+	if adopts() {
+		reaping, end := context.WithCancel(context.WithoutCancel(ctx)) // until the last worker has ended
+		var wg sync.WaitGroup
+		wg.Go(func() { launcher.reap(reaping) })
+		defer wg.Wait()
+		defer end()
+	}
 	g := &generations{cfg: cfg, dir: dir, launcher: launcher, log: logger}
 	defer func() { err = errors.Join(err, g.close(ctx)) }()
 	pool, err := g.make(ctx)
