@@ -140,9 +140,9 @@ func RunInfer(ctx context.Context, cfg InferConfig, logger *slog.Logger) (err er
 		return err
 	}
 	defer layBallast()()
-	dir, err := os.MkdirTemp("", "portico-infer-") // 0700: sockets and pages are this user's alone
+	dir, err := inferDir()
 	if err != nil {
-		return fmt.Errorf("start inference server: %w", err)
+		return fmt.Errorf("start inference server: make a temporary folder: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	argv, err := cfg.worker(dir)
@@ -185,6 +185,18 @@ func RunInfer(ctx context.Context, cfg InferConfig, logger *slog.Logger) (err er
 		return err
 	}
 	return serveInstance(ctx, cfg, g, listeners, logger)
+}
+
+// inferDirMax is how long a folder for temporary files may be, in bytes, so that the paths of sockets below fit.
+const inferDirMax = 60
+
+// inferDir makes a folder for sockets, pages and the workers' program, 0700: they are this user's alone.
+func inferDir() (string, error) {
+	base := os.TempDir()
+	if len(base) > inferDirMax {
+		base = "/tmp"
+	}
+	return os.MkdirTemp(base, "portico-infer-")
 }
 
 // worker is the command line of a worker process.

@@ -299,6 +299,24 @@ func TestInferInitFails(t *testing.T) {
 	}
 }
 
+// TestInferTemporaryFolder: a long $TMPDIR does not keep sockets from being made; one that is not there is said.
+func TestInferTemporaryFolder(t *testing.T) {
+	long := filepath.Join(t.TempDir(), strings.Repeat("long", 25))
+	if err := os.Mkdir(long, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TMPDIR", long)
+	run := startInfer(t, inferScript, nil)
+	if status, body, _ := run.ask(t, "POST", "/score", "hello"); status != 200 || body != `"hello"` {
+		t.Errorf("%d %s", status, body)
+	}
+	t.Setenv("TMPDIR", "/none")
+	err := RunInfer(t.Context(), InferConfig{EntryScript: "score.py", AppRoot: long}, slog.New(slog.DiscardHandler))
+	if err == nil || !strings.Contains(err.Error(), "make a temporary folder: ") || !strings.Contains(err.Error(), "/none") {
+		t.Error(err)
+	}
+}
+
 // TestInferKilled: kill -9 of the server leaves no worker behind.
 func TestInferKilled(t *testing.T) {
 	if os.Getenv("INFER_TEST_DIR") != "" {

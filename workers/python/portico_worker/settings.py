@@ -42,6 +42,7 @@ def load() -> None:
     for name in sorted(_NOT_ACTED_ON):
         if os.environ.get(name, "").lower() not in ("", "false") and name != "APP_INSIGHTS_LOG_RESPONSE_ENABLED":
             _log.warning("%s is set, but this server does not act on it", name)
+    number("SCORING_TIMEOUT_MS", DEFAULT_SCORING_TIMEOUT_MS)  # not only after init() has loaded the model
 
 
 def app_root() -> str:

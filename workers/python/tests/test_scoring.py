@@ -287,7 +287,7 @@ def test_settings_refused(start: Start, tmp_path: Path, content: str, reason: st
     (code / "config.json").write_text(content)
     (code / "score.py").write_text("def init(): pass\ndef run(d): pass\n")
     worker = start(None, AML_APP_ROOT=str(code))
-    assert worker.ended() == 3 and reason in worker.failure
+    assert worker.ended() == 3 and reason in worker.failure and "init() runs" not in worker.log
 
 
 def test_logging_file(start: Start, tmp_path: Path) -> None:
