@@ -14,7 +14,7 @@ from typing import Any, Callable, Protocol
 from . import compat, flaskbridge, hints, openapi, page, rawhttp, responses, settings
 from .http1 import Request
 from .log import LOGGER
-from .script import describe, headerless, raw_data
+from .script import describe, headerless, must_be_plain, pickle_by_value, raw_data
 
 _log = logging.getLogger(LOGGER)
 _HEADERS = "request_headers"
@@ -57,6 +57,7 @@ class JointScript:
     def init(self) -> None:
         """Run the script's init()."""
         self._init()
+        pickle_by_value()
         if flaskbridge.imported():
             _log.warning("run_batch() runs outside of Flask's request: flask.request is not there")
 
@@ -106,7 +107,9 @@ class JointScript:
         else:
             results = self._run_batch(texts)
         if not isinstance(results, (list, tuple)):
-            raise responses.Unusable(f"run_batch() returned {type(results).__name__}, not a list")
+            raise responses.Unusable(
+                f"run_batch() returned {type(results).__name__}, not a list{hints.of_result(results)}"
+            )
         if len(results) != len(items):
             raise responses.Unusable(f"run_batch() returned {len(results)} results for {len(items)} requests")
         return list(results)
@@ -120,6 +123,7 @@ def load(module: ModuleType, entry: str) -> JointScript:
             raise settings.ScriptError(
                 page.SCRIPT, f"the scoring script {entry or 'main.py'} has no function {name}(){need}"
             )
+    must_be_plain("init()", module.init)
     return JointScript(module)
 
 
@@ -134,8 +138,7 @@ def _check(run_batch: Callable[..., Any]) -> bool:
         raise bad("run_batch() cannot be decorated with @input_schema: it takes a list of request bodies as text")
     if compat.takes_the_request():
         raise bad("a script that uses @rawhttp cannot be batched: run_batch() takes a list of request bodies as text")
-    if inspect.iscoroutinefunction(run_batch):
-        raise bad("run_batch() is a coroutine function; it must be a plain function")
+    must_be_plain("run_batch()", run_batch)
     try:
         parameters = list(inspect.signature(run_batch).parameters.values())
     except (TypeError, ValueError):

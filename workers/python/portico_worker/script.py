@@ -61,7 +61,7 @@ class Script:
     def init(self) -> None:
         """Run the script's init()."""
         self._init()
-        _pickle_by_value()  # what init() has imported
+        pickle_by_value()  # what init() has imported
         if flaskbridge.imported():
             self._flask = flaskbridge.Application()
 
@@ -167,7 +167,7 @@ def load() -> Scorer:
     for name in ("init", "run"):
         if not callable(getattr(module, name, None)):
             raise ScriptError(page.SCRIPT, f"the scoring script {entry or 'main.py'} has no function {name}()")
-    _refuse_other_kinds("init()", module.init)
+    must_be_plain("init()", module.init)
     # Generated driver modules forward run() wrongly when it is decorated: theirs is passed over, their init() is not.
     inner = getattr(module, "driver_module", None)
     run = inner.run if isinstance(inner, ModuleType) and callable(getattr(inner, "run", None)) else module.run
@@ -230,7 +230,7 @@ def _prepare_path(root: str, path: str) -> None:
         sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "children"))
 
 
-def _pickle_by_value() -> None:
+def pickle_by_value() -> None:
     """Let cloudpickle, joblib's copy of it too, send the script's functions to other processes with what they use.
 
     It does so for modules that are not in sys.modules, as the script is not under the reference server. Then a function
@@ -239,7 +239,7 @@ def _pickle_by_value() -> None:
     script = sys.modules.get(MODULE)
     for name, module in list(sys.modules.items()):
         if script is not None and name.endswith("cloudpickle.cloudpickle"):
-            register = getattr(module, "register_pickle_by_value", None)
+            register = getattr(module, "registerpickle_by_value", None)
             if register is not None:
                 register(script)
 
@@ -256,7 +256,7 @@ def _import(entry: str, path: str) -> ModuleType:
         module = importlib.util.module_from_spec(spec)
         sys.modules[MODULE] = module
         spec.loader.exec_module(module)
-        _pickle_by_value()
+        pickle_by_value()
         return module
     except ScriptError:
         raise
@@ -279,7 +279,7 @@ def _check(run: Callable[..., Any]) -> _Style:
     decorated = schemas is not None and schemas.is_schema_decorated(run)
     if raw and decorated:
         raise bad("run() cannot be decorated with both @rawhttp and @input_schema")
-    _refuse_other_kinds("run()", run)
+    must_be_plain("run()", run)
     try:
         parameters = list(inspect.signature(run).parameters.values())
     except (TypeError, ValueError):
@@ -296,7 +296,7 @@ def _check(run: Callable[..., Any]) -> _Style:
     return _Style(parameters, raw, decorated)
 
 
-def _refuse_other_kinds(name: str, function: Callable[..., Any]) -> None:
+def must_be_plain(name: str, function: Callable[..., Any]) -> None:
     """Refuse functions of which a call runs nothing: the model would not be loaded, no request succeed."""
     if inspect.iscoroutinefunction(function):
         raise ScriptError(page.SCRIPT, f"{name} is a coroutine function; it must be a plain function")
