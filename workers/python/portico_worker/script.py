@@ -239,7 +239,7 @@ def pickle_by_value() -> None:
     script = sys.modules.get(MODULE)
     for name, module in list(sys.modules.items()):
         if script is not None and name.endswith("cloudpickle.cloudpickle"):
-            register = getattr(module, "registerpickle_by_value", None)
+            register = getattr(module, "register_pickle_by_value", None)
             if register is not None:
                 register(script)
 
