@@ -3,6 +3,7 @@ package http1
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -230,6 +231,15 @@ func (c *conn) wake() {
 	}
 	c.woken = true
 	_ = c.net.SetReadDeadline(by) // fails only on a connection that has ended
+}
+
+// cut ends the connection without the goodbye of TLS, for which a caller who takes nothing would be waited for.
+func (c *conn) cut() {
+	under := c.net
+	if t, ok := c.net.(*tls.Conn); ok {
+		under = t.NetConn()
+	}
+	_ = under.Close() // what is left to do is the same
 }
 
 // fill reads more into in, for who must read it by then.

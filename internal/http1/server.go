@@ -235,7 +235,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	s.mu.Lock()
 	cut := len(s.conns)
 	for c := range s.conns {
-		c.net.Close()
+		c.cut()
 	}
 	s.mu.Unlock()
 	<-ended
