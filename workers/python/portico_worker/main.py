@@ -110,6 +110,8 @@ def _prepare(page: pages.Page) -> scripts.Scorer:
     _log.info("init() runs")
     try:
         script.init()
+    except settings.ScriptError:
+        raise
     except BaseException as error:
         _log.error("init() raised %s", type(error).__name__, exc_info=error)
         scripts.log_model_tree()

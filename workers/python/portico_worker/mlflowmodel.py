@@ -16,7 +16,7 @@ import os
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Callable
 
-from . import mlflowschema, openapi, responses, script, settings
+from . import mlflowschema, openapi, page, responses, script, settings
 from .http1 import Refused, Request
 from .log import LOGGER
 from .rawhttp import is_json
@@ -55,9 +55,20 @@ class Model:
         self._collected: Any = None
 
     def init(self) -> None:
-        """Load the model."""
+        """Load the model; raises ScriptError where the environment lacks what that needs."""
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
+        try:
+            self._load()
+        except ModuleNotFoundError as error:
+            _log.exception("the model cannot be loaded")
+            reason = (
+                f"loading the model raised {script.describe(error)}: the environment (of `portico infer` the "
+                "interpreter that --python names) must have mlflow and the packages in the model's requirements.txt"
+            )
+            raise settings.ScriptError(page.SCRIPT, reason) from None
+
+    def _load(self) -> None:
         pyfunc = importlib.import_module("mlflow.pyfunc")
         mlflow = importlib.import_module("mlflow")
         from . import mlflowinput

@@ -258,6 +258,8 @@ def test_a_model_that_cannot_be_loaded(start: Any, tmp_path: Path) -> None:
     while w.process.poll() is None and time.monotonic() < end:
         time.sleep(0.01)
     assert w.ended() == 3 and "no_such_module" in w.failure
+    assert w.word(7) == 1, "it is tried again, which cannot help"
+    assert "the environment (of `portico infer` the interpreter that --python names) must have mlflow" in w.failure
 
 
 def test_collected(start: Any, times: Path) -> None:
