@@ -86,7 +86,7 @@ class Batches:
                     raise Refused(404, loops._NOT_FOUND)
                 jobs.append(_Job(index, identity, ids, self._joint.take(request)))
             except Refused as refused:
-                answers[index] = loops._plain(refused.status, refused.message, ids + loops._FINE)
+                answers[index] = loops._plain(refused.status, refused.message, ids + refused.fields + loops._FINE)
         if jobs:
             self._run(jobs, answers, number)
         return answers

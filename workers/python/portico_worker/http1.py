@@ -18,10 +18,11 @@ REASONS = {status.value: status.phrase for status in HTTPStatus}
 class Refused(Exception):
     """A request that is not served: the status and message of the answer, after which the connection closes."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, fields: bytes = b"") -> None:
         super().__init__(message)
         self.status = status
         self.message = message
+        self.fields = fields  # of the answer
 
 
 class Head:

@@ -361,7 +361,8 @@ class Loop:
         try:
             ids = self._identify(request)[1]
         except Refused as refused:
-            return self._send(connection, _plain(refused.status, refused.message, self._version + _FINE))
+            fields = self._version + refused.fields + _FINE
+            return self._send(connection, _plain(refused.status, refused.message, fields))
         body = b"" if request.method == b"HEAD" else b"Healthy"
         head = b"HTTP/1.1 200 OK\r\ncontent-type: text/html; charset=utf-8\r\ncontent-length: 7\r\n%b\r\n"
         return self._send(connection, head % ids + body)
@@ -375,7 +376,7 @@ class Loop:
             ids = self._identify(request)[1]
             body = self._documents.get(request.query)
         except Refused as refused:
-            return _plain(refused.status, refused.message, ids + _FINE, headless)
+            return _plain(refused.status, refused.message, ids + refused.fields + _FINE, headless)
         except Exception as error:
             _log.error("the service cannot be described", exc_info=error)
             return _plain(500, _INTERNAL, ids + _FINE, headless)
@@ -431,7 +432,7 @@ class Loop:
             raise Refused(431, f"x-request-id must not exceed {ID_MAX} characters")
         if len(legacy) > ID_MAX or (client is not None and len(client) > ID_MAX):
             text = f"x-ms-request-id and x-ms-client-request-id must not exceed {ID_MAX} characters"
-            raise Refused(431, text)
+            raise Refused(431, text, b"x-request-id: %b\r\n" % identity)
         ids = b"x-request-id: %b\r\nx-ms-request-id: %b\r\n" % (identity, legacy)
         if client:
             ids += b"x-ms-client-request-id: %b\r\n" % client
@@ -453,7 +454,7 @@ class Loop:
                 return _not_for_run(request, ids)
             call = self._script.bind(request)
         except Refused as refused:
-            return _plain(refused.status, refused.message, ids + _FINE, request.method == b"HEAD")
+            return _plain(refused.status, refused.message, ids + refused.fields + _FINE, request.method == b"HEAD")
         self._logs.journal.request = identity.decode("latin-1")
         try:
             return self._call(call, number, ids, method == b"HEAD")
