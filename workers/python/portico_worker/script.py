@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 MODULE = "entry_module"  # the name under which the script is imported
 HEADERLESS = "PORTICO_HEADERLESS"  # set: answers are given again to requests whose headers nobody compares
+CLOUDPICKLES = tuple(f"{package}.cloudpickle" for package in (
+    "cloudpickle", "joblib.externals.cloudpickle", "pyspark.cloudpickle", "ray.cloudpickle",
+))  # fmt: skip
 TREE_LINES = 200  # of the model folder, logged when init fails
 
 _log = logging.getLogger(LOGGER)
@@ -237,11 +240,10 @@ def pickle_by_value() -> None:
     finds the model there that init() has loaded here.
     """
     script = sys.modules.get(MODULE)
-    for name, module in list(sys.modules.items()):
-        if script is not None and name.endswith("cloudpickle.cloudpickle"):
-            register = getattr(module, "register_pickle_by_value", None)
-            if register is not None:
-                register(script)
+    for name in CLOUDPICKLES:  # by name: to look at every module there is, a fork would have to copy them
+        register = getattr(sys.modules.get(name), "register_pickle_by_value", None)
+        if script is not None and register is not None:
+            register(script)
 
 
 def _import(entry: str, path: str) -> ModuleType:
