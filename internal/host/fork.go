@@ -22,9 +22,10 @@ const (
 // on it gets one message per fork, {"isolate": bool}, with descriptors: a stream socket for the child, and files of
 // cgroups into each of which the child writes a 0. The child must have the supervisor as its parent. On its socket, one
 // JSON object a line, it says {} once it leads a session and has, if it is to isolate itself, user, mount and IPC
-// namespaces of its own; is told {"uid": N}; gives up everything but that id and says {}; is told {"touch": vector}, an
-// array of struct iovec in base64, and may have those pages to itself ahead of time; is told argv, env, dir and files, the numbers that the descriptors with that message must get; says {} and is the process. Where it fails it
-// says {"error": "why"}, as does the fork server when it cannot fork.
+// namespaces of its own; is told {"uid": N, "touch": vector}; gives up everything but that id and says {}; may write to
+// the pages of the vector, an array of struct iovec in base64, ahead of time, which costs nobody anything now; is told
+// argv, env, dir and files, the numbers that the descriptors with that message must get; says {} and is the process.
+// Where it fails it says {"error": "why"}, as does the fork server when it cannot fork.
 type ForkSpec struct {
 	Spares int `json:"spares,omitempty"` // forks that wait for a start, at most MaxSpares
 }
@@ -36,11 +37,7 @@ type forkOrder struct {
 
 // forkIdentity is what a fork is told first.
 type forkIdentity struct {
-	UID int `json:"uid"`
-}
-
-// forkCopies is what a fork is told when it was looked at.
-type forkCopies struct {
+	UID   int    `json:"uid"`
 	Touch []byte `json:"touch,omitempty"` // pages that the last fork wrote to, as the kernel takes them (struct iovec)
 }
 

@@ -110,14 +110,10 @@ func meanwhile(work func() error) (wait func() error) {
 // dressFork makes what the plan of a fork needs: its views, limits, log, and the files that it inherits.
 func (s *supervisor) dressFork(p *proc, k *fork, spec *ProcessSpec, undo *undoing) (*inherited, error) {
 	limited := meanwhile(func() error { return s.platform.cgroups.limit(k.cgroups, spec.Limits) })
-	shown := meanwhile(func() error { return k.show(spec.View, p.rec.Spare) })
-	files, err := s.openFilesAndLog(p, spec, undo)
-	return files, errors.Join(limited(), shown(), err)
-}
-
-// openFilesAndLog opens the log of a fork and the files that it inherits.
-func (s *supervisor) openFilesAndLog(p *proc, spec *ProcessSpec, undo *undoing) (*inherited, error) {
-	var err error
+	err := k.show(spec.View, p.rec.Spare)
+	if err = errors.Join(limited(), err); err != nil {
+		return &inherited{}, err
+	}
 	if p.log, err = newLogWriter(spec.Log); err != nil {
 		return &inherited{}, err
 	}
@@ -280,7 +276,8 @@ func (s *supervisor) raiseFork(f *forkServer, k *fork, isBorn func()) error {
 			return err
 		}
 	}
-	var identity forkIdentity
+	identity := forkIdentity{Touch: f.written()}
+	k.told = len(identity.Touch) > 0
 	if k.user != nil {
 		identity.UID = k.user.uid
 		if err := mapUser(pid, f.p.rec.PID, identity.UID); err != nil {
@@ -295,11 +292,6 @@ func (s *supervisor) raiseFork(f *forkServer, k *fork, isBorn func()) error {
 	}
 	if err := checkFork(pid, identity.UID); err != nil {
 		return err
-	}
-	copies := forkCopies{Touch: f.written()}
-	k.told = len(copies.Touch) > 0
-	if err := writeMessage(k.talk, copies, nil); err != nil {
-		return k.broke(err)
 	}
 	if k.root != nil {
 		if err := k.root.giveTo(pid); err != nil {

@@ -32,7 +32,7 @@ type forkServer struct {
 	mu       sync.Mutex
 	waiting  []*fork
 	newest   *child // the last process that was told of no pages; nil: it was looked at
-	touched  []byte // the pages that it had written to then, for forkCopies
+	touched  []byte // the pages that it had written to then, for forkIdentity
 	told     int    // forks that were told of them
 	prepared *fork  // what the next one needs besides the child; nil: nothing
 }

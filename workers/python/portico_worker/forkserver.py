@@ -6,7 +6,7 @@ wanted, with a socket on which the child talks to the supervisor. A child
 
 1. says that it is born, in a session and, where it is asked to, in user, mount and IPC namespaces of its own;
 2. is told its user id, becomes that user, gives up every privilege and says so;
-3. is told which pages the last fork has written to, and has the kernel copy them while it goes on;
+3. is told which pages the last fork has written to, and has the kernel copy them while there is nothing else to do;
 4. waits for its plan: arguments, environment, working directory, and the descriptors 0 to 4. Then it is a worker.
 
 The supervisor checks what a child says from outside: nothing here is trusted by it. Children are forked with
@@ -15,10 +15,10 @@ CLONE_PARENT, so that they are the supervisor's own children and live on when th
 
 from __future__ import annotations
 
-import _thread
 import base64
 import contextlib
 import ctypes
+import errno
 import fcntl
 import gc
 import importlib
@@ -28,6 +28,7 @@ import io
 import json
 import os
 import platform
+import select
 import signal
 import socket
 import struct
@@ -45,7 +46,7 @@ MESSAGE_MAX = 4096  # bytes of a message of the supervisor on the control socket
 CHUNK = 65536
 DESCRIPTORS_MAX = 1024  # that imports may have left open
 HIGH_FD = 64  # from here on descriptors are out of the way of those that a plan gives
-VECTOR_MAX = 1024  # ranges of pages that the kernel takes at once (UIO_MAXIOV)
+TOUCHED_AT_ONCE = 16  # ranges of pages, between two looks for the plan
 EXIT_SET_UP = 125  # of a child that could not be set up
 NAMES_MAX = 2000  # reported modules and variables, each
 REHEARSALS = 10  # until the interpreter has made the code as fast as it gets
@@ -108,7 +109,7 @@ def serve(names: list[str]) -> Logs | None:
             control.close()
             high = fcntl.fcntl(talk, fcntl.F_DUPFD_CLOEXEC, HIGH_FD)
             os.close(talk)
-            _become(_Talk(socket.socket(fileno=high)), tasks, bool(json.loads(message)["isolate"]))
+            _become(socket.socket(fileno=high), tasks, bool(json.loads(message)["isolate"]))
             return logs
         for descriptor in descriptors:
             os.close(descriptor)
@@ -236,96 +237,61 @@ class _Fork:
         return pid
 
 
-class _Talk:
-    """A child's conversation with the supervisor: one JSON object a line."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._heard = b""
-        self.fileno = sock.fileno()
-        self.descriptors: list[int] = []  # all that came
-
-    def say(self, message: dict[str, Any]) -> None:
-        self._sock.sendall(json.dumps(message).encode() + b"\n")
-
-    def hear(self) -> dict[str, Any]:
-        """The next message. The process ends where the supervisor is gone, or wants no child any more."""
-        line, end, rest = self._heard.partition(b"\n")
-        while not end:
-            data, descriptors, _, _ = socket.recv_fds(self._sock, CHUNK, 16)
-            if not data:
-                os._exit(EXIT_SET_UP)
-            self.descriptors += descriptors
-            more, end, rest = data.partition(b"\n")
-            line += more
-        self._heard = rest
-        message: dict[str, Any] = json.loads(line)
-        return message
-
-    def close(self) -> None:
-        self._sock.close()
-
-
-def _become(talk: _Talk, tasks: list[int], isolate: bool) -> None:
+def _become(talk: socket.socket, tasks: list[int], isolate: bool) -> None:
     """In the child: be set up, wait for the plan and act on it."""
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.setsid()
         for descriptor in tasks:  # of cgroups: whoever moves itself waits for nobody
             os.write(descriptor, b"0")
-        os.closerange(3, talk.fileno)
-        os.closerange(talk.fileno + 1, DESCRIPTORS_MAX)
+        os.closerange(3, talk.fileno())
+        os.closerange(talk.fileno() + 1, DESCRIPTORS_MAX)
         libc = ctypes.CDLL(None, use_errno=True)
         if isolate:
             _check(libc.unshare(_NEW_NAMESPACES), "new namespaces")
-        talk.say({})
-        identity = talk.hear()
+        _say(talk, {})
+        identity, _ = _hear(talk)
         if isolate:
             _drop(libc, int(identity["uid"]))
         libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
-        talk.say({})
+        _say(talk, {})
         # Meanwhile the supervisor looks whether it is so, and makes the file system.
         tempfile.tempdir = None  # it was that of the fork server
         forkstate.reseed()
-        _touch(libc, base64.b64decode(talk.hear().get("touch", "")))
-        _take(talk.hear(), talk.descriptors)
-        talk.say({})
+        _touch(libc, base64.b64decode(identity.get("touch", "")), talk)
+        plan, descriptors = _hear(talk)
+        _take(plan, descriptors)
+        _say(talk, {})
         talk.close()
     except BaseException as error:
         try:
-            talk.say({"error": f"{type(error).__name__}: {error}"})
+            _say(talk, {"error": f"{type(error).__name__}: {error}"})
         finally:
             os._exit(EXIT_SET_UP)
 
 
-def _touch(libc: Any, ranges: bytes) -> None:
-    """Have the kernel copy pages that will be written to. It is done by a thread, on whichever processor is free.
+def _touch(libc: Any, ranges: bytes, talk: socket.socket) -> None:
+    """Have the kernel copy pages that will be written to, until they are or the plan is there.
 
     The ranges are as for process_madvise. Their content stays as it is, and what is not mapped here is passed over.
     """
-    if not ranges:
-        return
-    first = os.pidfd_open(os.getpid())
-    me = fcntl.fcntl(first, fcntl.F_DUPFD_CLOEXEC, HIGH_FD)  # the plan gives the low ones to others
-    os.close(first)
-    _thread.start_new_thread(_copy, (libc, me, ranges))
-
-
-def _copy(libc: Any, me: int, ranges: bytes) -> None:
-    """The thread's work: in one call, during which the interpreter goes on, and after which nothing waits for it."""
-    number = ctypes.c_long
-    libc.syscall.argtypes = [number, number, ctypes.c_char_p, ctypes.c_size_t, number, number]
-    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    plan = select.poll()
+    plan.register(talk, select.POLLIN)
+    number, size = ctypes.c_long, ctypes.c_size_t
+    libc.syscall.argtypes = [number, number, ctypes.c_char_p, size, number, number]
+    libc.madvise.argtypes = [ctypes.c_void_p, size, ctypes.c_int]
+    at_once = TOUCHED_AT_ONCE * _RANGE.size
+    me = os.pidfd_open(os.getpid())
     try:
-        for at in range(0, len(ranges), VECTOR_MAX * _RANGE.size):
-            some = ranges[at : at + VECTOR_MAX * _RANGE.size]
-            if libc.syscall(_PROCESS_MADVISE, me, some, len(some) // _RANGE.size, _MADV_POPULATE_WRITE, 0) < 0:
-                break
-        else:
-            return
-        for address, length in _RANGE.iter_unpack(ranges):  # before Linux 6.13
-            if libc.madvise(address, length, _MADV_POPULATE_WRITE) != 0:
-                return  # before Linux 5.14
+        for at in range(0, len(ranges), at_once):
+            if plan.poll(0):
+                return
+            some = ranges[at : at + at_once]
+            if libc.syscall(_PROCESS_MADVISE, me, some, len(some) // _RANGE.size, _MADV_POPULATE_WRITE, 0) >= 0:
+                continue
+            for address, length in _RANGE.iter_unpack(some):  # before Linux 6.13 they are told one by one
+                if libc.madvise(address, length, _MADV_POPULATE_WRITE) != 0 and ctypes.get_errno() == errno.EINVAL:
+                    return  # before Linux 5.14
     finally:
         os.close(me)
 
@@ -367,3 +333,20 @@ def _take(plan: dict[str, Any], descriptors: list[int]) -> None:
     sys.argv[:] = plan["argv"][1:]
     time.tzset()
     forkstate.set_threads()
+
+
+def _say(talk: socket.socket, message: dict[str, Any]) -> None:
+    talk.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _hear(talk: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """One line of the supervisor, with the descriptors that came with it."""
+    data, descriptors, _, _ = socket.recv_fds(talk, CHUNK, 16)
+    parts = [data]
+    while data and not data.endswith(b"\n"):
+        data = talk.recv(CHUNK)
+        parts.append(data)
+    if not data:
+        os._exit(EXIT_SET_UP)  # the supervisor is gone, or wants no child any more
+    message: dict[str, Any] = json.loads(b"".join(parts))
+    return message, list(descriptors)

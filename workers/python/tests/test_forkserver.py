@@ -80,7 +80,6 @@ class Server:
         pid = int.from_bytes(ancillary[0][2][:4], sys.byteorder)
         talk.sendall(b'{"uid": 0}\n')
         assert talk.recv(4096) == b"{}\n"
-        talk.sendall(b"{}\n")  # nothing to copy
         environment = {"AML_APP_ROOT": str(code), "AZUREML_ENTRY_SCRIPT": "score.py", "PORTICO_PROCESS": "b" * 32}
         plan = {"argv": ["python", "worker"], "env": {**environment, **env}, "dir": str(code), "files": [0, 1, 2, 3, 4]}
         with open(os.devnull) as null:
@@ -228,7 +227,6 @@ def test_a_worker_that_cannot_be_set_up_says_why(server: Callable[..., Server]) 
     assert lines.readline() == b"{}\n"
     talk.sendall(b'{"uid": 0}\n')
     assert lines.readline() == b"{}\n"
-    talk.sendall(b"{}\n")
     talk.sendall(json.dumps({"argv": [], "env": {}, "dir": "/no/such/folder", "files": []}).encode() + b"\n")
     assert "FileNotFoundError" in json.loads(lines.readline())["error"]
     assert lines.readline() == b""
