@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -50,7 +51,7 @@ type Config struct {
 	WriteTimeout   time.Duration
 	MaxHeaderBytes int
 	MaxFields      int
-	MaxConnections int
+	MaxConnections int // half of the process's descriptors where those are fewer
 
 	// Refusal gives the type and the body of an answer to what is no acceptable request.
 	Refusal func(status int, message string) (contentType string, body []byte)
@@ -82,9 +83,20 @@ func (c *Config) fill() {
 			*n.value = n.fallback
 		}
 	}
+	c.MaxConnections = max(1, min(c.MaxConnections, descriptors()/2))
 	if c.Connection == nil {
 		c.Connection = func(int) {}
 	}
+}
+
+// descriptors is how many descriptors the process may have. Connections get half of them: whoever holds some open and asks
+// nothing must leave enough for what requests need.
+func descriptors() int {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil || limit.Cur > math.MaxInt32 {
+		return math.MaxInt32
+	}
+	return int(limit.Cur)
 }
 
 // Handler answers requests.

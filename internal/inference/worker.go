@@ -238,6 +238,10 @@ func (w *worker) beyondReach(ctx context.Context, inc *incarnation) bool {
 			w.trust(inc)
 			return false
 		}
+		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) { // it was not asked: that is no fault of its own
+			w.trust(inc)
+			return false
+		}
 	}
 	return !inc.dead()
 }
