@@ -30,6 +30,7 @@ type egress struct {
 	life  *os.File      // it ends when this is closed
 	over  chan struct{} // closed when it is buried and nothing of it is left here
 	said  *tailBuffer
+	ended string // how; under the supervisor's lock
 }
 
 // tailBuffer keeps the last of what is written to it.
@@ -126,15 +127,23 @@ func (s *supervisor) openEgress(p *proc) (err error) {
 	return nil
 }
 
-// egressEnded ends a process that lost its way out: it would fail in ways that nobody can explain.
+// egressEnded notes the end of a way out.
 func (s *supervisor) egressEnded(p *proc, e *egress, d death) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p.running && s.children.lives(p.child) {
-		s.log.Warn("the way out of a process's network ended, and the process is ended", "id", p.rec.ID, "how", describe(d.status),
-			"said", e.said.String())
-		s.signalProc(p, syscall.SIGKILL)
+	e.ended = describe(d.status)
+	s.endCutOff(p)
+}
+
+// endCutOff ends a process that lost its way out: it would fail in ways that nobody can explain. One that does not count
+// as running yet is asked about again then.
+func (s *supervisor) endCutOff(p *proc) {
+	if p.root == nil || p.root.egress == nil || p.root.egress.ended == "" || !p.running || !s.children.lives(p.child) {
+		return
 	}
+	s.log.Warn("the way out of a process's network ended, and the process is ended", "id", p.rec.ID,
+		"how", p.root.egress.ended, "said", p.root.egress.said.String())
+	s.signalProc(p, syscall.SIGKILL)
 }
 
 // close ends it and waits for that. The supervisor's lock is not held.

@@ -318,6 +318,33 @@ func TestRootEgress(t *testing.T) {
 	}
 }
 
+// A way out that ends before its process counts as running takes that with it too.
+func TestEgressThatEndsAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	// It is ready as soon as it is in the process's cgroups, and gone. The one of the host's own trial gets into none.
+	script := `#!/bin/sh
+was=$(cat /proc/self/cgroup) tries=0
+while [ "$(cat /proc/self/cgroup)" = "$was" ] && [ $tries -lt 100 ]; do tries=$((tries + 1)); done
+printf 1 >&3
+`
+	if err := os.WriteFile(filepath.Join(dir, "slirp4netns"), []byte(script), 0o755); err != nil { //nolint:gosec // it is a program
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	r := rooted(t)
+	if why := r.Info().Capabilities.NoEgress; why != "" {
+		t.Fatal("no way out of networks here: ", why)
+	}
+	spec := r.inTree("cut-off", tree(t), 0, "serve", "80")
+	spec.Root.Egress = true
+	if _, err := r.Start(r.ctx, spec); err != nil {
+		t.Fatal(err)
+	}
+	if exit := r.exit("cut-off"); exit.Signal != int(syscall.SIGKILL) {
+		t.Errorf("without a way out: %+v", exit)
+	}
+}
+
 // waysOut lists the processes that are one, of the rig's supervisor.
 func waysOut(t *testing.T, r *rig) []int {
 	t.Helper()

@@ -136,6 +136,7 @@ func (s *supervisor) launch(ctx context.Context, p *proc, spec *ProcessSpec) (Pr
 	if s.draining { // it came too late for the signals that drain sent
 		s.signalProc(p, syscall.SIGKILL)
 	}
+	s.endCutOff(p)
 	if p.forks != nil {
 		go s.tend(p.forks) // attend waits for it
 	}
