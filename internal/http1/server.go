@@ -83,15 +83,15 @@ func (c *Config) fill() {
 			*n.value = n.fallback
 		}
 	}
-	c.MaxConnections = max(1, min(c.MaxConnections, descriptors()/2))
+	c.MaxConnections = max(1, min(c.MaxConnections, Descriptors()/2))
 	if c.Connection == nil {
 		c.Connection = func(int) {}
 	}
 }
 
-// descriptors is how many descriptors the process may have. Connections get half of them: whoever holds some open and asks
+// Descriptors is how many descriptors the process may have. Connections get half of them: whoever holds some open and asks
 // nothing must leave enough for what requests need.
-func descriptors() int {
+func Descriptors() int {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil || limit.Cur > math.MaxInt32 {
 		return math.MaxInt32

@@ -45,11 +45,11 @@ func (s *serving) run(ctx context.Context) error {
 		work.Go(func() error { return s.front.Serve(s.scoringHTTP, nil) })
 	}
 	work.Go(func() error {
-		return serveHTTP(management, tls.NewListener(s.management, managementTLS(secure)), "management API")
+		return serveHTTP(management, tls.NewListener(bound(s.management), managementTLS(secure)), "management API")
 	})
 	s.identityServer = api.NewIdentityServer(s.identity, collect.Path, s.collector)
 	served := make(chan error, 1)
-	go func() { served <- serveHTTP(s.identityServer, s.identityListener, "identity service") }()
+	go func() { served <- serveHTTP(s.identityServer, bound(s.identityListener), "identity service") }()
 	work.Go(func() error {
 		select {
 		case err := <-served:
