@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import mmap
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -15,6 +18,7 @@ from typing import Any, Callable
 
 import pytest
 from conftest import RUNTIME, WAIT_S, Answer, UnixConnection
+from portico_worker import forkserver
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are made the children of another on Linux only")
 
@@ -232,3 +236,61 @@ def test_a_worker_that_cannot_be_set_up_says_why(server: Callable[..., Server]) 
     assert lines.readline() == b""
     talk.close()
     assert os.waitstatus_to_exitcode(os.wait()[1]) == 125
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_pages_are_copied_before_they_are_written_to(at_once: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages, size = 200, os.sysconf("SC_PAGE_SIZE")
+    memory = mmap.mmap(-1, pages * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory[:] = b"a" * len(memory)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    # Each second page is a range. The kernel refuses the call for all of them, as before Linux 6.13.
+    ranges = b"".join(forkserver._RANGE.pack(start + n * size, size) for n in range(0, pages, 2))
+    if not at_once:
+        monkeypatch.setattr(forkserver, "_PROCESS_MADVISE", -1)
+    talk, theirs = socket.socketpair()
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        faults = []
+        forkserver._touch(ctypes.CDLL(None, use_errno=True), ranges, talk)
+        for first in (0, 1):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for n in range(first, pages, 2):
+                memory[n * size] = 98
+            faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        os.write(tell, json.dumps(faults).encode())
+        os._exit(0)
+    os.close(tell)
+    os.waitpid(child, 0)
+    copied, others = json.loads(os.read(told, 100))
+    os.close(told)
+    talk.close()
+    theirs.close()
+    assert others >= pages // 2
+    assert copied < pages // 4
+    assert memory[0] == ord("a")
+
+
+def test_copying_ends_when_the_plan_is_there() -> None:
+    talk, theirs = socket.socketpair()
+    theirs.sendall(b"{}")
+    called: list[int] = []
+
+    class Library:
+        @staticmethod
+        def madvise(*_: object) -> int:
+            return 0
+
+        @staticmethod
+        def syscall(*_: object) -> int:
+            called.append(1)
+            return 0
+
+    forkserver._touch(Library, forkserver._RANGE.pack(0, 4096) * 100, talk)
+    assert not called
+    talk.recv(10)
+    forkserver._touch(Library, forkserver._RANGE.pack(0, 4096) * 100, talk)
+    assert len(called) == -(-100 // forkserver.TOUCHED_AT_ONCE)
+    talk.close()
+    theirs.close()
