@@ -126,7 +126,7 @@ func TestImage(t *testing.T) {
 	s := startWith(t, images.env, filepath.Join(t.TempDir(), "data"))
 	s.needsRoots()
 	images.build("localhost/boxed:latest", "CMD [\"8501\"]\n")
-	images.build("localhost/boxed:user", "USER 1000:1001\nWORKDIR /work/here\nCMD [\"80\"]\n")
+	images.build("localhost/boxed:user", "USER 1000:1001\nWORKDIR /srv/here\nCMD [\"80\"]\n")
 	dir := files(t, map[string]string{
 		"endpoint.yml": endpointYAML("boxed"), "words.txt": "one two", "src/settings.txt": "of the code",
 		"blue.yml": imageYAML("blue", "localhost/boxed:latest", "instance_count: 2",
@@ -161,7 +161,7 @@ func TestImage(t *testing.T) {
 
 	// Another user, another command, and the same port again.
 	s.must("ml", "online-deployment", "create", "-f", filepath.Join(dir, "green.yml"), "-o", "none")
-	if got, a := s.boxed("green", "GET", "/", ""); got.UID != 1000 || got.GID != 1001 || got.Dir != "/work/here" || got.Writes != "ok" ||
+	if got, a := s.boxed("green", "GET", "/", ""); got.UID != 1000 || got.GID != 1001 || got.Dir != "/srv/here" || got.Writes != "ok" ||
 		strings.Join(got.Args, " ") != "serve 8501" {
 		t.Errorf("green: %d %s", a.status, a.body)
 	}

@@ -68,7 +68,7 @@ _CLONE_PARENT, _CLONE_CHILD_CLEARTID, _CLONE_CHILD_SETTID = 0x8000, 0x200000, 0x
 _NEW_NAMESPACES = 0x10000000 | 0x00020000 | 0x08000000  # user, mount, IPC
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_GET_TID_ADDRESS = 1, 4, 24, 40
 _MADV_POPULATE_WRITE = 23
-_PROCESS_MADVISE = 440  # on every processor
+_PIDFD_OPEN, _PROCESS_MADVISE = 434, 440  # on every processor
 _RANGE = struct.Struct("NN")  # struct iovec: address, length in bytes
 _CAPABILITY_VERSION_3 = 0x20080522
 _CLONE_NUMBERS = {"x86_64": 56, "aarch64": 220}
@@ -89,7 +89,6 @@ def serve(names: list[str]) -> Logs | None:
     except Unfit as unfit:
         control.send(json.dumps({"unfit": str(unfit)}).encode())
         return None
-    _warm()
     logs = _ready()
     gc.freeze()  # the collector must not write to pages that children share
     control.send(json.dumps(report).encode())
@@ -167,6 +166,9 @@ def _prepare(names: list[str]) -> dict[str, Any]:
             _import(name, failed)
             if threads() > 1:
                 raise Unfit(f"importing {name} leaves {threads() - 1} more threads behind")
+        _warm()
+        if threads() > 1:
+            raise Unfit(f"first use of the imports leaves {threads() - 1} more threads behind")
     if "mlflow.pyfunc" in sys.modules:
         _import(f"{__package__}.mlflowinput", failed)
     modules = {name.partition(".")[0] for name in set(sys.modules) - fresh} - {__package__}
@@ -275,13 +277,15 @@ def _touch(libc: Any, ranges: bytes, talk: socket.socket) -> None:
 
     The ranges are as for process_madvise. Their content stays as it is, and what is not mapped here is passed over.
     """
+    if not ranges:
+        return
     plan = select.poll()
     plan.register(talk, select.POLLIN)
     number, size = ctypes.c_long, ctypes.c_size_t
     libc.syscall.argtypes = [number, number, ctypes.c_char_p, size, number, number]
     libc.madvise.argtypes = [ctypes.c_void_p, size, ctypes.c_int]
     at_once = TOUCHED_AT_ONCE * _RANGE.size
-    me = os.pidfd_open(os.getpid())
+    me = libc.syscall(_PIDFD_OPEN, os.getpid(), None, 0, 0, 0)  # os.pidfd_open is not in every build of Python
     try:
         for at in range(0, len(ranges), at_once):
             if plan.poll(0):
@@ -293,7 +297,8 @@ def _touch(libc: Any, ranges: bytes, talk: socket.socket) -> None:
                 if libc.madvise(address, length, _MADV_POPULATE_WRITE) != 0 and ctypes.get_errno() == errno.EINVAL:
                     return  # before Linux 5.14
     finally:
-        os.close(me)
+        if me >= 0:
+            os.close(me)
 
 
 def _drop(libc: Any, uid: int) -> None:

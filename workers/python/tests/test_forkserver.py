@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
@@ -283,9 +284,10 @@ def test_copying_ends_when_the_plan_is_there() -> None:
             return 0
 
         @staticmethod
-        def syscall(*_: object) -> int:
-            called.append(1)
-            return 0
+        def syscall(number: int, *_: object) -> int:
+            if number == forkserver._PROCESS_MADVISE:
+                called.append(1)
+            return -1 if number == forkserver._PIDFD_OPEN else 0
 
     forkserver._touch(Library, forkserver._RANGE.pack(0, 4096) * 100, talk)
     assert not called
@@ -294,3 +296,18 @@ def test_copying_ends_when_the_plan_is_there() -> None:
     assert len(called) == -(-100 // forkserver.TOUCHED_AT_ONCE)
     talk.close()
     theirs.close()
+
+
+def test_variables_and_threads_of_first_times_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forkserver, "_warm", lambda: os.environ.get("READ_AT_FIRST_USE"))
+    assert "READ_AT_FIRST_USE" in forkserver._prepare([])["variables"]
+    end = threading.Event()
+    waits = threading.Thread(target=end.wait)
+    monkeypatch.setattr(forkserver, "threads", lambda: 1 + waits.is_alive())
+    monkeypatch.setattr(forkserver, "_warm", waits.start)
+    try:
+        with pytest.raises(forkserver.Unfit, match="first use"):
+            forkserver._prepare([])
+    finally:
+        end.set()
+        waits.join()
