@@ -2,21 +2,14 @@ package server
 
 import (
 	"bufio"
-	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
-
-	"portico/internal/testkit"
 )
 
 // TestInferFewDescriptors: callers who hold more connections open than the process may have descriptors are served, as far as
@@ -28,33 +21,11 @@ func TestInferFewDescriptors(t *testing.T) {
 		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &few); err != nil {
 			t.Fatal(err)
 		}
-		_ = RunInfer(t.Context(), InferConfig{ // it is killed
-			EntryScript: "score.py", AppRoot: dir, ReadyFile: filepath.Join(dir, "ready.json"), Output: os.Stderr,
-		}, slog.New(slog.DiscardHandler))
+		beInfer(t, dir)
 		return
 	}
-	dir := t.TempDir()
 	const script = "import os\ndef init(): pass\ndef run(raw_data): return os.getpid()\n"
-	if err := os.WriteFile(filepath.Join(dir, "score.py"), []byte(script), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	var output strings.Builder
-	cmd := exec.Command(os.Args[0], "-test.run=^TestInferFewDescriptors$")
-	cmd.Env = append(os.Environ(), "INFER_FEW_DIR="+dir, "TMPDIR="+t.TempDir())
-	cmd.Stdout, cmd.Stderr = &output, &output
-	cmd.WaitDelay = 5 * time.Second
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait() // it was killed, and says so
-	}()
-	var ready struct{ Address string }
-	testkit.Until(t, "ready", func() bool {
-		doc, err := os.ReadFile(filepath.Join(dir, "ready.json"))
-		return err == nil && json.Unmarshal(doc, &ready) == nil
-	})
+	address := spawnInfer(t, "INFER_FEW_DIR", script)
 	var held []net.Conn
 	defer func() {
 		for _, conn := range held {
@@ -62,7 +33,7 @@ func TestInferFewDescriptors(t *testing.T) {
 		}
 	}()
 	for range 2 * descriptors {
-		conn, err := net.Dial("tcp", ready.Address)
+		conn, err := net.Dial("tcp", address)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,16 +1,11 @@
 package server
 
 import (
-	"encoding/json"
 	"io"
-	"log/slog"
 	"net/http"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -23,12 +18,9 @@ func TestInferReaps(t *testing.T) {
 		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil { // which the first process always is
 			t.Fatal(err)
 		}
-		_ = RunInfer(t.Context(), InferConfig{ // it is killed
-			EntryScript: "score.py", AppRoot: dir, ReadyFile: filepath.Join(dir, "ready.json"), Output: os.Stderr,
-		}, slog.New(slog.DiscardHandler))
+		beInfer(t, dir)
 		return
 	}
-	dir := t.TempDir()
 	const script = `
 import glob, os
 def init(): pass
@@ -44,28 +36,9 @@ def run(raw_data):
     states = [open(path).read().rpartition(")")[2].split()[:2] for path in glob.glob("/proc/[0-9]*/stat")]
     return [state for state, parent in states if int(parent) == os.getppid()]
 `
-	if err := os.WriteFile(filepath.Join(dir, "score.py"), []byte(script), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	var output strings.Builder
-	cmd := exec.Command(os.Args[0], "-test.run=^TestInferReaps$")
-	cmd.Env = append(os.Environ(), "INFER_REAP_DIR="+dir, "TMPDIR="+t.TempDir())
-	cmd.Stdout, cmd.Stderr = &output, &output
-	cmd.WaitDelay = 5 * time.Second
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait() // it was killed, and says so
-	}()
-	var ready struct{ Address string }
-	testkit.Until(t, "ready", func() bool {
-		doc, err := os.ReadFile(filepath.Join(dir, "ready.json"))
-		return err == nil && json.Unmarshal(doc, &ready) == nil
-	})
+	address := spawnInfer(t, "INFER_REAP_DIR", script)
 	ask := func(body string) string {
-		resp, err := http.Post("http://"+ready.Address+"/score", "", strings.NewReader(body))
+		resp, err := http.Post("http://"+address+"/score", "", strings.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
 		}

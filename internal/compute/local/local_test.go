@@ -317,11 +317,9 @@ func TestVariablesAreSealed(t *testing.T) {
 	}
 }
 
-// A worker sees neither the data directory nor its neighbours where the machine can hide them.
-func TestWorkerSeesOnlyItsOwn(t *testing.T) {
-	t.Parallel()
-	l := newLab(t)
-	b := l.opened(t)
+// requireMounts skips a test where workers have no file system of their own. The engine is open.
+func (l *lab) requireMounts(t *testing.T) {
+	t.Helper()
 	client, err := host.Dial(t.Context(), l.cfg.Host.DataDir)
 	if err != nil {
 		t.Fatal(err)
@@ -330,6 +328,14 @@ func TestWorkerSeesOnlyItsOwn(t *testing.T) {
 	if !client.Info().Capabilities.Mounts {
 		t.Skip("this machine has no mount namespaces for the host")
 	}
+}
+
+// A worker sees neither the data directory nor its neighbours where the machine can hide them.
+func TestWorkerSeesOnlyItsOwn(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	b := l.opened(t)
+	l.requireMounts(t)
 	tmpl := l.template(t, "blue")
 	ensure(t, b, tmpl, 2)
 	s := await(t, b, "blue", "two ready instances", ready(2))
@@ -355,14 +361,7 @@ func TestScriptsManagersHaveRoomForTheirSockets(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	b := l.opened(t)
-	client, err := host.Dial(t.Context(), l.cfg.Host.DataDir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	if !client.Info().Capabilities.Mounts {
-		t.Skip("this machine has no mount namespaces for the host")
-	}
+	l.requireMounts(t)
 	const script = `
 import multiprocessing, os, tempfile
 def init(): pass
