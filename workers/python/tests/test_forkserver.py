@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
@@ -298,16 +297,22 @@ def test_copying_ends_when_the_plan_is_there() -> None:
     theirs.close()
 
 
-def test_variables_and_threads_of_first_times_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forkserver, "_warm", lambda: os.environ.get("READ_AT_FIRST_USE"))
-    assert "READ_AT_FIRST_USE" in forkserver._prepare([])["variables"]
-    end = threading.Event()
-    waits = threading.Thread(target=end.wait)
-    monkeypatch.setattr(forkserver, "threads", lambda: 1 + waits.is_alive())
-    monkeypatch.setattr(forkserver, "_warm", waits.start)
-    try:
-        with pytest.raises(forkserver.Unfit, match="first use"):
-            forkserver._prepare([])
-    finally:
-        end.set()
-        waits.join()
+def test_variables_and_threads_of_first_times_count() -> None:
+    code = """
+import os, sys, threading
+sys.path.insert(0, sys.argv[1])
+from portico_worker import forkserver
+forkserver._warm = lambda: os.environ.get("READ_AT_FIRST_USE")
+assert "READ_AT_FIRST_USE" in forkserver._prepare([])["variables"]
+end = threading.Event()
+forkserver._warm = threading.Thread(target=end.wait).start
+try:
+    forkserver._prepare([])
+except forkserver.Unfit as unfit:
+    print(unfit)
+end.set()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(RUNTIME.parent)], capture_output=True, text=True, timeout=WAIT_S
+    )
+    assert done.stdout == "first use of the imports leaves 1 more threads behind\n", done.stderr
